@@ -179,6 +179,13 @@ impl<S: WriterStub> WriterService for StubWriter<S> {
         Err(unimplemented("ConfirmClock"))
     }
 
+    async fn find_commit(
+        &self,
+        _: Request<v1::FindCommitRequest>,
+    ) -> Result<Response<v1::FindCommitResponse>, Status> {
+        Err(unimplemented("FindCommit"))
+    }
+
     async fn status(
         &self,
         _: Request<v1::WriterServiceStatusRequest>,

@@ -389,8 +389,13 @@ async fn tables_are_listed_in_pages() {
                 names.iter().filter(|name| !dropped || *name != "t11").cloned().collect();
             let (mut found, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
             loop {
-                let request =
-                    v1::ListTablesRequest { page_size, page_token, as_of, freshness: fresh(seq + 1) };
+                let request = v1::ListTablesRequest {
+                    page_size,
+                    page_token,
+                    as_of,
+                    freshness: fresh(seq + 1),
+                    ..Default::default()
+                };
                 let page = cluster.reader.list_tables(request).await.unwrap().into_inner();
                 assert!(page_size == 0 || page.tables.len() <= page_size as usize);
                 found.extend(page.tables.into_iter().map(|info| info.table));

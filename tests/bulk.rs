@@ -215,31 +215,33 @@ async fn a_statement_that_finds_no_row_is_checked_as_any_other() {
     run(&mut cluster.writer, "CREATE TABLE t (pk=id)").await.unwrap();
     fill(&mut cluster.writer, 10).await;
     snapshot(&mut cluster.writer, "t").await.unwrap();
+    // The snapshot does not reach to what the writer knows after its start.
+    run(&mut cluster.writer, "CREATE TABLE other (pk=id)").await.unwrap();
     cluster.writer_daemon.kill();
     cluster.writer_daemon = Daemon::writer(cluster.dir.path());
     let writer = &mut cluster.writer_daemon.as_writer().await;
     run(writer, r#"PATCH t KEY "k00002" SET {"tag": "new"}"#).await.unwrap();
     for rows in ["n = 77", "n = 1"] {
         let guarded = |guard: &str| format!("SOFT DELETE FROM t WHERE {rows} IF NO CHANGE IN {guard}");
-        let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 2"), "").await;
-        refused(outcome, Code::FailedPrecondition, "PRECONDITION_FAILED").tells("seq", 3);
+        let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 3"), "").await;
+        refused(outcome, Code::FailedPrecondition, "PRECONDITION_FAILED").tells("seq", 4);
         // What the client names is too old, and not what the statement has found.
         let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 1"), "").await;
         refused(outcome, Code::FailedPrecondition, "BOUNDARY_TOO_OLD").tells("since", 1);
-        let outcome = change(writer, &guarded("missing WHERE n = 2 SINCE 2"), "").await;
+        let outcome = change(writer, &guarded("missing WHERE n = 2 SINCE 3"), "").await;
         refused(outcome, Code::NotFound, "TABLE_NOT_FOUND");
         let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 900"), "").await;
         refused(outcome, Code::OutOfRange, "BEYOND_HEAD");
     }
-    let dry = "SOFT DELETE FROM t WHERE n = 1 DRY RUN IF NO CHANGE IN t WHERE n = 2 SINCE 3";
+    let dry = "SOFT DELETE FROM t WHERE n = 1 DRY RUN IF NO CHANGE IN t WHERE n = 2 SINCE 4";
     refused(change(writer, dry, "").await, Code::InvalidArgument, "QUERY_INVALID").says(&["DRY RUN"]);
     // As many conditions as a commit may have, one of them as long as it may be: it is longer when it is written out.
     let values = vec!["1"; 2000].join(",");
-    let long = format!("IF NO CHANGE IN t WHERE n IN ({values}) SINCE 3");
-    let others = " IF NO CHANGE IN t WHERE n = 5 SINCE 3".repeat(15);
+    let long = format!("IF NO CHANGE IN t WHERE n IN ({values}) SINCE 4");
+    let others = " IF NO CHANGE IN t WHERE n = 5 SINCE 4".repeat(15);
     let statement = format!("PATCH t SET {{\"tag\": \"new\"}} WHERE n = 3 {long}{others}");
-    assert_eq!(change(writer, &statement, "").await.unwrap().seq, Some(4));
-    let outcome = change(writer, &format!("{statement} IF NO CHANGE IN t WHERE n = 6 SINCE 3"), "").await;
+    assert_eq!(change(writer, &statement, "").await.unwrap().seq, Some(5));
+    let outcome = change(writer, &format!("{statement} IF NO CHANGE IN t WHERE n = 6 SINCE 4"), "").await;
     refused(outcome, Code::InvalidArgument, "TOO_LARGE").says(&["17", "16"]);
     let longer = statement.replace("(1,", &format!("(1,{values},"));
     refused(change(writer, &longer, "").await, Code::InvalidArgument, "TOO_LARGE").says(&["4096"]);

@@ -171,6 +171,8 @@ async fn a_statement_with_an_unknown_table_is_refused_with_the_place_of_its_name
     for statement in [
         "SELECT * FROM ordes WHERE id = \"ordes\"",
         "EXPLAIN SELECT * FROM ordes",
+        "EXPLAIN FIND FIRST IN ordes WHERE id = \"ordes\"",
+        "EXPLAIN SHOW DRIFT ordes",
         "DESCRIBE ordes",
         "SHOW DRIFT ordes KEY \"o1\"",
         "SHOW DIFF ordes FROM @seq:1 TO @now",

@@ -36,6 +36,7 @@ mod fencing;
 mod files_of_others;
 mod format;
 mod full_disk;
+mod history_routes;
 mod hostile_bytes;
 mod hostile_queries;
 mod hot_rows;

@@ -166,6 +166,42 @@ async fn drift_shows_the_events_and_images_that_are_asked_for() {
     );
 }
 
+#[tokio::test]
+async fn driftctl_find_asks_what_the_statement_asks() {
+    let mut cluster = Cluster::start().await;
+    run(&mut cluster.writer, "CREATE TABLE `key` (pk=id INT)").await.unwrap();
+    for statement in [
+        r#"INSERT INTO `key` {"id": 1, "n": 1}, {"id": 2, "n": 9}"#,
+        r#"PATCH `key` KEY 1 SET {"n": 9}"#,
+        r#"PATCH `key` KEY 2 SET {"n": 0}"#,
+        r#"PATCH `key` KEY 2 SET {"n": 9}"#,
+    ] {
+        run(&mut cluster.writer, statement).await.unwrap();
+    }
+    let seqs = |args: &[&str]| {
+        let output = driftctl(&cluster, &[&["find", "key"], args].concat());
+        lines(&output).iter().map(|line| line["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let condition = ["--where", "n > $1 -- large", "--param", "8"];
+    assert_eq!(seqs(&condition), [2]);
+    assert_eq!(seqs(&[&condition[..], &["--first"]].concat()), [2]);
+    assert_eq!(seqs(&[&condition[..], &["--last"]].concat()), [5]);
+    assert_eq!(seqs(&[&["1"], &condition[..]].concat()), [3]);
+    assert_eq!(seqs(&[&condition[..], &["-k", "2", "--last", "--to", "@seq:4"]].concat()), [2]);
+    let nothing = driftctl(&cluster, &["find", "key", "--where", "n > 8", "--from", "@seq:5"]);
+    assert!(lines(&nothing).is_empty() && said(&nothing).contains("at no commit after seq 5"), "{nothing:?}");
+    for (args, words) in [
+        (vec!["find", "key", "--where", "n >"], "n >"),
+        (vec!["find", "key", "x", "--where", "n > 8"], "the keys of this table are integers"),
+        (vec!["find", "key", "--where", "n > 8", "--first", "--last"], "--last"),
+        (vec!["find", "keys", "--where", "n > 8"], "\"keys\""),
+        (vec!["find", "key"], "--where"),
+    ] {
+        let output = driftctl(&cluster, &args);
+        assert!(!output.status.success() && said(&output).contains(words), "{args:?}: {output:?}");
+    }
+}
+
 /// A row that was deleted now, and the text of `_deleted_time`.
 async fn deleted_row() -> (Cluster, String) {
     let mut cluster = three_days().await;

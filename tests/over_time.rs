@@ -11,7 +11,7 @@ use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
 use serde_json::{Value, json};
 
-const TABLES: [(&str, &str); 2] = [("plain", ""), ("indexed", ", INDEX(n, s)")];
+const TABLES: [(&str, &str); 2] = [("plain", ""), ("indexed", ", INDEX(n, s, (s, n))")];
 const KEYS: usize = 12;
 
 /// An event of a row, with the row before and after it.
@@ -39,8 +39,9 @@ struct Replay {
     exists: Vec<bool>,
     /// The commits after which only the first table has changed its schema.
     half_changed: Vec<u64>,
-    /// The times of the commits that changed rows.
+    /// The times of the commits that changed rows, and who made them.
     times: BTreeMap<u64, i64>,
+    actors: BTreeMap<u64, String>,
     events: Vec<Event>,
     floor: u64,
     random: Random,
@@ -57,6 +58,7 @@ impl Replay {
             exists: vec![false],
             half_changed: Vec::new(),
             times: BTreeMap::new(),
+            actors: BTreeMap::new(),
             events: Vec::new(),
             floor: 0,
             random: Random(seed),
@@ -159,8 +161,12 @@ impl Replay {
             }
             events.push(Event { seq, key, before, after });
         }
-        let token = apply(self.writer(), operations).await.unwrap();
+        let actor = self.random.pick(&["", "ann", "bob"]).to_owned();
+        let options = Some(v1::CommitOptions { actor: actor.clone(), ..Default::default() });
+        let request = v1::ApplyRequest { operations, options, ..Default::default() };
+        let token = self.writer().apply(request).await.unwrap().into_inner().token.unwrap();
         assert_eq!(token.seq, seq);
+        self.actors.insert(seq, actor);
         let time = token.time.unwrap();
         self.times.insert(seq, time.seconds * 1000 + i64::from(time.nanos / 1_000_000));
         self.events.extend(events);
@@ -294,7 +300,7 @@ impl Replay {
             assert_eq!(time.millis(), self.times[&by]);
             assert_eq!(
                 (fields.remove("_deleted_by"), fields.remove("_deleted_reason")),
-                (Some("".into()), Some("".into()))
+                (Some(self.actors[&by].as_str().into()), Some("".into()))
             );
         }
         let with_seq = |(key, (document, by)): &(String, (Value, u64))| {
@@ -305,15 +311,20 @@ impl Replay {
         let expected: Vec<_> = known.iter().map(with_seq).collect();
         assert_eq!(found, expected, "{table} at {seq}");
         // A condition on the last document and on the deletion; a limit.
-        let since = self.random.below(80) as u64;
+        let (since, value) = (self.random.below(80) as u64, self.random.below(4));
+        let (text, field, value) = match self.random.below(3) {
+            0 => (format!("n = {value}"), "n", json!(value)),
+            1 => ("s = \"paid\"".to_owned(), "s", json!("paid")),
+            _ => (format!("n IN ({value}) AND s != \"x\""), "n", json!(value)),
+        };
         let statement = format!(
-            "SELECT _key, _deleted_seq FROM {table} DELETED WHERE s = \"paid\" AND _deleted_seq > {since} AS OF @seq:{seq} LIMIT 2"
+            "SELECT _key, _deleted_seq FROM {table} DELETED WHERE {text} AND _deleted_seq > {since} AS OF @seq:{seq} LIMIT 2"
         );
         let found = self.ask(&statement).await.rows();
-        let paid = expected.iter().filter(|(_, document)| {
-            document["s"] == "paid" && document["_deleted_seq"].as_u64().unwrap() > since
+        let matching = expected.iter().filter(|(_, document)| {
+            document[field] == value && document["_deleted_seq"].as_u64().unwrap() > since
         });
-        let expected: Vec<_> = paid
+        let expected: Vec<_> = matching
             .map(|(key, document)| {
                 (key.clone(), json!({"_key": key, "_deleted_seq": document["_deleted_seq"]}))
             })
@@ -364,35 +375,56 @@ impl Replay {
         if to < 2 {
             return;
         }
-        let limit = 1 + self.random.below(20);
+        let limit = if self.random.below(2) == 0 { 1 + self.random.below(20) } else { 0 };
+        let actor = self.random.pick(&["", "", "ann"]).to_owned();
+        let newest_first = self.random.below(2) == 0;
+        let images = self.random.below(2) == 0;
         let text = condition.text(&mut None);
-        let statement = format!(
-            "SHOW DRIFT {table} WHERE {text} WITH BEFORE WITH AFTER FROM @seq:{from} TO @seq:{to} LIMIT {limit}"
-        );
-        let answer = self.ask(&statement).await;
-        let commits = answer.results.iter().map(|result| match result {
-            Outcome::Commit(commit) => commit,
-            other => panic!("expected a commit, found {other:?}"),
-        });
-        let found: Vec<_> = commits
-            .flat_map(|commit| {
-                let change = |change: &v1::Change| {
-                    let image = |document: &Option<v1::Document>| value_of(document.as_ref());
-                    (commit.seq, change.key.clone(), image(&change.before), image(&change.after))
-                };
-                commit.changes.iter().map(change).collect::<Vec<_>>()
-            })
-            .collect();
+        let asked =
+            format!("{table} WHERE {text} BY {actor:?} from {from} to {to}, {newest_first} {limit} {images}");
+        let request = v1::HistoryRequest {
+            table: table.to_owned(),
+            r#where: text,
+            actor: actor.clone(),
+            start: at_seq(from),
+            end: at_seq(to),
+            newest_first,
+            with_before: images,
+            with_after: images,
+            limit: limit as u64,
+            freshness: fresh(self.last()),
+            ..Default::default()
+        };
+        let mut stream = self.clients.as_mut().unwrap().1.history(request).await.unwrap().into_inner();
+        let mut found = Vec::new();
+        while let Some(answer) = stream.message().await.unwrap() {
+            for commit in answer.commits {
+                assert_eq!(commit.actor, self.actors[&commit.seq]);
+                found.extend(commit.changes.into_iter().map(|change| {
+                    let image = |document: Option<v1::Document>| value_of(document.as_ref());
+                    (commit.seq, change.key, image(change.before), image(change.after))
+                }));
+            }
+        }
         let meets = |row: &Option<Row>| row.as_ref().is_some_and(|row| condition.met(row) == Some(true));
-        let image = |row: &Option<Row>| row.as_ref().map_or(Value::Null, |row| row.document.clone());
+        let image = |row: &Option<Row>| match row {
+            Some(row) if images => row.document.clone(),
+            _ => Value::Null,
+        };
         let passing = self.events.iter().filter(|event| {
-            event.seq > from && event.seq <= to && (meets(&event.before) || meets(&event.after))
+            let is_by = actor.is_empty() || self.actors[&event.seq] == actor;
+            event.seq > from && event.seq <= to && is_by && (meets(&event.before) || meets(&event.after))
         });
-        let expected: Vec<_> = passing
+        let mut expected: Vec<_> = passing
             .map(|event| (event.seq, event.key.clone(), image(&event.before), image(&event.after)))
-            .take(limit)
             .collect();
-        assert_eq!(found, expected, "{statement}");
+        if newest_first {
+            expected.reverse();
+        }
+        if limit > 0 {
+            expected.truncate(limit);
+        }
+        assert_eq!(found, expected, "{asked}");
     }
 
     /// The results of a statement with AS OF EVERY.

@@ -274,3 +274,51 @@ async fn a_duplicate_in_flight_gets_the_first_requests_answer() {
     }
     assert_eq!(first, 1);
 }
+
+/// Who has lost an answer, and the request, asks which commit it made.
+#[tokio::test]
+async fn a_commit_is_found_by_its_request_and_by_its_producer() {
+    use v1::find_commit_request::MadeBy;
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let row = |id: &str| vec![insert("t", format!(r#"{{"id":"{id}"}}"#))];
+    let made = apply_as(&mut cluster.writer, "one", row("a")).await.unwrap().token.unwrap();
+    let batches: Vec<_> = (1..=3)
+        .map(|batch_id| v1::IngestRequest {
+            producer_id: if batch_id == 1 { "p".into() } else { String::new() },
+            batch_id,
+            operations: row(&format!("p{batch_id}")),
+            ..Default::default()
+        })
+        .collect();
+    let mut answers = cluster.writer.ingest(tokio_stream::iter(batches)).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    let refused = apply_as(&mut cluster.writer, "two", row("a")).await.unwrap_err();
+    assert_eq!(reason(&refused), "ROW_EXISTS");
+    for round in 0..2 {
+        let mut find = async |made_by: Option<MadeBy>| {
+            let request = v1::FindCommitRequest { made_by };
+            cluster.writer.find_commit(request).await.map(tonic::Response::into_inner)
+        };
+        let found = find(Some(MadeBy::RequestId("one".into()))).await.unwrap();
+        assert_eq!((found.token, found.batch_id), (Some(made), 0), "round {round}");
+        for unknown in [MadeBy::RequestId("two".into()), MadeBy::ProducerId("q".into())] {
+            assert_eq!(find(Some(unknown)).await.unwrap(), v1::FindCommitResponse::default());
+        }
+        let found = find(Some(MadeBy::ProducerId("p".into()))).await.unwrap();
+        let token = found.token.unwrap();
+        assert_eq!((token.seq, token.epoch, token.time), (made.seq + 3, made.epoch, None));
+        assert_eq!(found.batch_id, 3);
+        for nothing in [None, Some(MadeBy::RequestId(String::new()))] {
+            assert_eq!(reason(&find(nothing).await.unwrap_err()), "ARGUMENT_INVALID");
+        }
+        if round == 0 {
+            cluster.writer_daemon.kill();
+            cluster.writer_daemon = Daemon::writer(cluster.dir.path());
+            cluster.writer = cluster.writer_daemon.as_writer().await;
+        }
+    }
+    let client = driftdb::client::Client::new([&cluster.writer_daemon.url], [] as [&str; 0]);
+    assert_eq!(client.find_commit("one").await.unwrap(), Some(made));
+    assert_eq!(client.find_commit("two").await.unwrap(), None);
+}

@@ -32,7 +32,7 @@ pub(crate) use maintenance::{
 };
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
 pub(crate) use security::{AuthArgs, AuthCommand, NewTokenArgs, TokenArgs, TokenCommand};
-pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
+pub(crate) use statements::{DiffArgs, DriftArgs, FindArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
 pub(crate) use target::RowTargetArgs;
 pub(crate) use tls::TlsArgs;
 pub(crate) use watch::{WatchArgs, WatchFormat};
@@ -177,6 +177,9 @@ pub(crate) enum Command {
     /// Print the history of a row or a table
     #[command(after_help = statements::DRIFT_EXAMPLES)]
     Drift(DriftArgs),
+    /// Find the commit at which a condition began to hold
+    #[command(after_help = statements::FIND_EXAMPLES)]
+    Find(FindArgs),
     /// Print the net difference between two points in time
     #[command(after_help = statements::DIFF_EXAMPLES)]
     Diff(DiffArgs),
@@ -254,6 +257,7 @@ pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         Command::Get(args) => args.rows.resolve(1, usize::MAX),
         Command::Diff(args) => args.rows.resolve(0, usize::MAX),
         Command::Drift(args) => args.rows.resolve(0, 1),
+        Command::Find(args) => args.rows.resolve(0, 1),
         Command::Revert(args) => args.row.resolve(usize::from(!args.is_bulk()), usize::from(!args.is_bulk())),
         _ => Ok(()),
     };

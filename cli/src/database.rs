@@ -18,7 +18,7 @@ use crate::errors::to_error;
 use crate::render::{self, ProgressLine};
 use crate::token::token;
 
-pub(crate) use tables::tables_at;
+pub(crate) use tables::{all_tables_at, key_type_of, tables_at};
 
 pub(crate) use driftdb::client::{ReaderApi, WriterApi};
 
@@ -181,6 +181,15 @@ impl DatabaseHandle {
         let token = changed.map_err(|s| to_error(&s))?;
         token.into_iter().for_each(|token| self.client.wrote(token));
         Ok(token)
+    }
+
+    /// The last commit of a request or of a producer, if the writer knows it.
+    pub(crate) async fn find_commit(
+        &mut self,
+        made_by: v1::find_commit_request::MadeBy,
+    ) -> Result<Option<v1::WriteToken>> {
+        let found = self.write_client().await?.find_commit_made_by(made_by).await;
+        found.map(|found| found.token).map_err(|s| to_error(&s))
     }
 
     /// Runs one statement at the writer.

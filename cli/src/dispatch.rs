@@ -43,6 +43,7 @@ async fn run_on_database(command: Command, database: &mut DatabaseHandle, out: &
         Command::Get(args) => commands::get::run(args, database, out).await,
         Command::Select(args) => commands::select::run(args, database, out).await,
         Command::Drift(args) => commands::drift::run(args, database, out).await,
+        Command::Find(args) => commands::find::run(args, database, out).await,
         Command::Diff(args) => commands::diff::run(args, database, out).await,
         Command::Watch(args) => commands::watch::run(args, database, out).await,
         Command::Ingest(args) => commands::ingest::run(&args, database, out).await,

@@ -158,6 +158,8 @@ mod tests {
             ("EXPLAIN SELECT * FROM t", "reader"),
             ("SHOW DRIFT t", "reader"),
             ("FIND LAST IN t WHERE a = 1", "reader"),
+            ("EXPLAIN FIND LAST IN t WHERE a = 1", "reader"),
+            ("EXPLAIN SHOW DRIFT t", "reader"),
             ("SHOW TABLES", "reader"),
             ("DESCRIBE t", "reader"),
             ("CREATE TABLE t (pk=id)", "writer"),

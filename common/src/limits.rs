@@ -33,6 +33,9 @@ pub const BOUNDARY_BYTES: usize = 4096;
 /// The memory that a writer uses for the newest changes of rows, over all tables, in bytes: conditions over many rows are checked
 /// against them.
 pub const RECENT_CHANGES_BYTES: usize = 32 << 20;
+/// The number of events in the snapshots, or else of rows that an index names, that a condition over many rows is compared with if the
+/// changes since its commit are not in memory any more.
+pub const BOUNDARY_LAYER_EVENTS: u64 = 10_000;
 /// The number of comparisons of changes with one condition over many rows; a long row counts again for every 64 bytes. A condition that needs more has to be read again.
 pub const BOUNDARY_STEPS: usize = 20_000_000;
 /// The number of times that a statement which changes all rows of a condition finds them, while others change them.

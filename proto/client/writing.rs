@@ -93,6 +93,30 @@ impl Client {
         self.register_write(answer.into_inner().token)
     }
 
+    /// The commit that a request with this id made, if the writer knows it: for a caller that has lost the answer, to
+    /// `OUTCOME_UNKNOWN` or to a crash of its own. A caller that still has the request sends it again with the same id, which also
+    /// finds out whether another request has used the id.
+    pub async fn find_commit(&self, request_id: &str) -> Result<Option<v1::WriteToken>, Status> {
+        let made_by = v1::find_commit_request::MadeBy::RequestId(request_id.to_owned());
+        let found = self.find_commit_made_by(made_by).await?;
+        found.token.iter().for_each(|token| self.wrote(*token));
+        Ok(found.token)
+    }
+
+    /// The last commit of a request or of a producer.
+    pub async fn find_commit_made_by(
+        &self,
+        made_by: v1::find_commit_request::MadeBy,
+    ) -> Result<v1::FindCommitResponse, Status> {
+        let request = v1::FindCommitRequest { made_by: Some(made_by) };
+        let call = |mut writer: WriterApi| {
+            let request = request.clone();
+            async move { writer.find_commit(request).await.map(tonic::Response::into_inner) }
+        };
+        // It changes nothing.
+        self.write(true, call).await
+    }
+
     /// Runs one DriftQL statement that writes or maintains. `params` are the values of `$1`, `$2`, …, each as JSON
     /// text.
     pub async fn execute(&self, statement: &str, params: &[&str]) -> Result<Executed, Status> {

@@ -112,6 +112,9 @@ pub struct SelectToken {
     after: TokenKey,
     /// The number of rows sent so far.
     pub count: u64,
+    /// Of a Select of deleted rows, the commit after which deletions count: the floor when it began. Older tokens do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_after: Option<u64>,
 }
 
 impl SelectToken {
@@ -121,10 +124,10 @@ impl SelectToken {
         request: (u64, u64),
         LineagePoint { incarnation, seq }: LineagePoint,
         after: &Key,
-        count: u64,
+        (count, deleted_after): (u64, Option<u64>),
     ) -> SelectToken {
         let scope = TokenScope::new(database, request, incarnation);
-        SelectToken { scope, seq, after: after.into(), count }
+        SelectToken { scope, seq, after: after.into(), count, deleted_after }
     }
 
     /// What the token says of the principal that it was made for; 0 if there was none.

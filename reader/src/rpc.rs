@@ -13,6 +13,7 @@ use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Condition, PointInTime, SelectItem};
 use driftdb_common::query::exec::Selection;
+use driftdb_common::query::exec::drift::DriftFilter;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed};
 use driftdb_common::service::access::authorize::{AccessAction, authorize};
@@ -36,7 +37,7 @@ use crate::paged_stream::{stream_pages, stream_pages_after};
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
-use crate::reads::history::{CommitPage, CommitPages, DriftFilter, DriftQuery};
+use crate::reads::history::{CommitPage, CommitPages, DriftQuery};
 use crate::reads::select::{RowPage, RowPages, SelectQuery};
 use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
@@ -172,7 +173,7 @@ impl ReaderRpc {
         let mut pages = RowPages::open(&query, freshness, select).await?;
         pages.add_notes(notes);
         let point = self.context.replica.lineage().point(pages.seq());
-        let hash = (hash, self.caller.token_scope());
+        let (hash, deleted_after) = ((hash, self.caller.token_scope()), pages.deleted_after());
         let to_message = move |page: RowPage| {
             let mut message = v1::SelectResponse {
                 header: page.header,
@@ -183,7 +184,7 @@ impl ReaderRpc {
             let count = sent_before + page.count;
             match page.resume_after {
                 Some(after) => {
-                    let token = SelectToken::new(&database, hash, point, &after, count);
+                    let token = SelectToken::new(&database, hash, point, &after, (count, deleted_after));
                     message.resume_token = token.encode()?.into();
                 }
                 None => message.count = count,
@@ -292,6 +293,7 @@ impl ReaderRpc {
         let after = page_start(&request.page_token, &self.caller)?;
         let query = RunningQuery::lookup(&self.context, deadline)?;
         let limit = TableListLimit { tables: page_size, bytes: TABLE_PAGE_BYTES };
+        let after = (after, request.with_dropped);
         let list = tables::list(&query, &self.caller, (freshness, as_of), after, limit).await?;
         let last = list.tables.last().filter(|_| list.has_more);
         let next_page_token = last.map(|table| page_token(&table.table, &self.caller)).unwrap_or_default();
@@ -439,6 +441,8 @@ fn prepare_select(
         as_of = Some(PointInTime::Seq(token.seq));
         resumed = token.point();
         sent_before = token.count;
+        // A floor that has risen since hides deletions that the first part would have returned.
+        selection.deleted_after = token.deleted_after;
         selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
         match selection.order_by.is_empty() {
             true => {

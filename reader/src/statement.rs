@@ -11,6 +11,7 @@ use driftdb_common::query::ast::{
     StatementKind, TableName,
 };
 use driftdb_common::query::exec::Selection;
+use driftdb_common::query::exec::drift::DriftFilter;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed};
 use driftdb_common::query::report;
@@ -27,12 +28,13 @@ use tokio_stream::StreamExt;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
+use crate::page_step::PageStep;
 use crate::paged_stream::stream_pages;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::every::{MomentPage, MomentPages, MomentsQuery};
 use crate::reads::find::{ConditionSearch, FindPages, FoundCommit};
-use crate::reads::history::{CommitPages, DriftFilter, DriftQuery};
-use crate::reads::select::{RowPages, SelectQuery};
+use crate::reads::history::{CommitPages, DriftQuery};
+use crate::reads::select::{Explanation, RowPages, SelectQuery};
 use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
@@ -73,6 +75,8 @@ pub async fn execute(
     let answer = match statement {
         Statement::Select(select) => execution.select(select).await,
         Statement::Explain(select) => execution.explain(select).await,
+        Statement::ExplainFind(find) => execution.explain_find(find).await,
+        Statement::ExplainDrift(drift) => execution.explain_drift(drift).await,
         Statement::ShowDrift(drift) => execution.show_drift(drift).await,
         Statement::Find(find) => execution.find(find).await,
         Statement::ShowDiff { table, key, from, to, strict } => {
@@ -116,6 +120,18 @@ fn message(header: Option<v1::ReadHeader>, result: Option<Outcome>) -> v1::Reade
 /// A response with notes.
 fn noted(notes: Vec<String>, message: v1::ReaderServiceExecuteResponse) -> v1::ReaderServiceExecuteResponse {
     v1::ReaderServiceExecuteResponse { notes, ..message }
+}
+
+/// Runs a read to its end, and returns how it has found what it returns.
+fn explain(
+    query: RunningQuery,
+    mut step: impl FnMut() -> Result<PageStep<Explanation>> + Send + 'static,
+) -> StatementStream {
+    stream_pages(query, move || {
+        step()?.try_map(|Explanation { header, text, notes }| {
+            Ok(noted(notes, message(header, Some(Outcome::Message(text)))))
+        })
+    })
 }
 
 /// One statement, and the fields of the request that apply to it.
@@ -177,15 +193,24 @@ impl Execution {
         }))
     }
 
-    async fn select_every(self, select: SelectStatement, every: EveryMoment) -> Result<StatementStream> {
+    async fn open_every(
+        self,
+        select: SelectStatement,
+        every: EveryMoment,
+    ) -> Result<(RunningQuery, MomentPages)> {
         if self.as_of.is_some() {
             // Both name points in time.
             self.point(Some(every.from))?;
         }
         let table = self.table(select.table.clone());
         let wanted = MomentsQuery::new(table, (select, every), self.clock, self.format);
-        let mut pages = MomentPages::open(&self.query, self.freshness, wanted).await?;
-        Ok(stream_pages(self.query, move || {
+        let pages = MomentPages::open(&self.query, self.freshness, wanted).await?;
+        Ok((self.query, pages))
+    }
+
+    async fn select_every(self, select: SelectStatement, every: EveryMoment) -> Result<StatementStream> {
+        let (query, mut pages) = self.open_every(select, every).await?;
+        Ok(stream_pages(query, move || {
             pages.next_page()?.try_map(|MomentPage { header, results, notes }| {
                 let answer = message(header, Some(Outcome::Results(results)));
                 Ok(v1::ReaderServiceExecuteResponse { notes, ..answer })
@@ -193,22 +218,26 @@ impl Execution {
         }))
     }
 
-    /// Runs the SELECT to its end, and explains how it found its rows.
-    async fn explain(self, select: SelectStatement) -> Result<StatementStream> {
-        if select.every.is_some() {
-            let message = "EXPLAIN does not support AS OF EVERY: it reads the history of all rows, or of the keys that WHERE names";
-            return Err(Error::new(Reason::QueryInvalid, message));
+    async fn explain(self, mut select: SelectStatement) -> Result<StatementStream> {
+        if let Some(every) = select.every.take() {
+            let (query, mut pages) = self.open_every(select, every).await?;
+            return Ok(explain(query, move || pages.next_explanation()));
         }
         let (mut pages, _) = self.open_select(select).await?;
-        Ok(stream_pages(self.query, move || {
-            let step = pages.next_explanation()?;
-            step.try_map(|found| {
-                Ok(noted(found.notes, message(found.header, Some(Outcome::Message(found.text)))))
-            })
-        }))
+        Ok(explain(self.query, move || pages.next_explanation()))
     }
 
-    async fn show_drift(self, drift: ShowDriftStatement) -> Result<StatementStream> {
+    async fn explain_find(self, find: FindStatement) -> Result<StatementStream> {
+        let (query, mut pages) = self.open_find(find).await?;
+        Ok(explain(query, move || pages.next_explanation()))
+    }
+
+    async fn explain_drift(self, drift: ShowDriftStatement) -> Result<StatementStream> {
+        let (query, mut pages) = self.open_drift(drift).await?;
+        Ok(explain(query, move || pages.next_explanation()))
+    }
+
+    async fn open_drift(self, drift: ShowDriftStatement) -> Result<(RunningQuery, CommitPages)> {
         let wanted = DriftQuery {
             table: self.table(drift.table),
             key: drift.key.map(|key| self.key(key)),
@@ -220,9 +249,14 @@ impl Execution {
             limit: drift.limit,
             format: self.format,
         };
-        let mut pages = CommitPages::open(&self.query, self.freshness, wanted).await?;
+        let pages = CommitPages::open(&self.query, self.freshness, wanted).await?;
+        Ok((self.query, pages))
+    }
+
+    async fn show_drift(self, drift: ShowDriftStatement) -> Result<StatementStream> {
+        let (query, mut pages) = self.open_drift(drift).await?;
         let is_truncated = pages.is_truncated();
-        Ok(stream_pages(self.query, move || {
+        Ok(stream_pages(query, move || {
             pages.next_page(1)?.try_map(|page| {
                 let truncated = is_truncated && page.header.is_some();
                 let commit = page.commits.into_iter().next();
@@ -234,7 +268,7 @@ impl Execution {
         }))
     }
 
-    async fn find(self, find: FindStatement) -> Result<StatementStream> {
+    async fn open_find(self, find: FindStatement) -> Result<(RunningQuery, FindPages)> {
         let wanted = ConditionSearch {
             table: self.table(find.table),
             key: find.key.map(|key| self.key(key)),
@@ -244,8 +278,13 @@ impl Execution {
             end: self.point(find.to)?,
             format: self.format,
         };
-        let mut pages = FindPages::open(&self.query, self.freshness, wanted).await?;
-        Ok(stream_pages(self.query, move || {
+        let pages = FindPages::open(&self.query, self.freshness, wanted).await?;
+        Ok((self.query, pages))
+    }
+
+    async fn find(self, find: FindStatement) -> Result<StatementStream> {
+        let (query, mut pages) = self.open_find(find).await?;
+        Ok(stream_pages(query, move || {
             pages.next_page()?.try_map(|FoundCommit { header, commit, is_truncated }| {
                 Ok(v1::ReaderServiceExecuteResponse {
                     truncated: is_truncated,
@@ -282,7 +321,7 @@ impl Execution {
         let point = self.point(as_of)?;
         let at = (self.freshness, point);
         let list =
-            tables::list(&self.query, &self.caller, at, String::new(), TableListLimit::NONE).await?;
+            tables::list(&self.query, &self.caller, at, (String::new(), false), TableListLimit::NONE).await?;
         let mut header = Some(list.header);
         let mut results: Vec<_> = list.tables.into_iter().map(Outcome::Table).map(Some).collect();
         if results.is_empty() {

@@ -84,15 +84,30 @@ impl TableNames {
         others.rev().find(|other| other.had_name(range.clone(), |had| had == name))
     }
 
-    /// The tables that exist after a commit, by name. A table that cannot be read is among them.
-    pub fn at(&self, seq: u64, after: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Timeline>)> {
-        let has_name = move |(name, timeline): &(&Arc<str>, &Arc<Timeline>)| {
-            matches!(timeline.name_state(name, seq, seq), NameState::Current)
+    /// The tables that exist after a commit, by name, from names after `after` on. A table that cannot be read is among them. If
+    /// wanted, also the one that was dropped last under each name that no table has.
+    pub fn at(
+        &self,
+        seq: u64,
+        after: &str,
+        with_dropped: bool,
+    ) -> impl Iterator<Item = (&Arc<str>, &Arc<Timeline>)> {
+        let at = move |(name, tables)| -> Option<(&Arc<str>, &Arc<Timeline>)> {
+            let tables: &Vec<Arc<Timeline>> = tables;
+            let mut dropped = None;
+            for table in tables {
+                match table.name_state(name, seq, seq) {
+                    NameState::Current => return Some((name, table)),
+                    NameState::Dropped(at) if dropped.is_none_or(|(last, _)| last < at) => {
+                        dropped = Some((at, table));
+                    }
+                    _ => {}
+                }
+            }
+            dropped.filter(|_| with_dropped).map(|(_, table)| (name, table))
         };
         let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        let tables = self.0.range::<str, _>(after);
-        let tables = tables.flat_map(|(name, tables)| tables.iter().map(move |table| (name, table)));
-        tables.filter(has_name)
+        self.0.range::<str, _>(after).filter_map(at)
     }
 
     /// The tables that have had a name, in the order in which they got known.

@@ -43,6 +43,14 @@ Examples:
   driftctl drift orders --where 'amount > 100' --with-before --from yesterday
   driftctl drift orders --from @seq:100 --to '5 minutes ago'";
 
+pub(super) const FIND_EXAMPLES: &str = r#"A row begins to match with a commit if it matches after the commit and did not match before it. The commit is printed with the
+row before and after it; nothing is printed if there is none.
+
+Examples:
+  driftctl find orders --where 'status = "paid"'
+  driftctl find orders order1 --last --where 'amount > 100' --from '1 month ago'
+  driftctl find orders --key order1 --where 'status = $1' --param '"lost"'"#;
+
 pub(super) const DIFF_EXAMPLES: &str = "\
 Examples:
   driftctl diff orders --from @seq:100 --to @seq:200
@@ -154,6 +162,31 @@ pub(crate) struct DriftArgs {
     /// Maximum number of events [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+}
+
+/// Options of `find`.
+#[derive(Debug, Args)]
+pub(crate) struct FindArgs {
+    #[command(flatten)]
+    pub(crate) rows: RowTargetArgs,
+    /// Condition that a row begins to match, for example: status = "paid" AND amount > 100
+    #[arg(long = "where", value_name = "COND")]
+    pub(crate) condition: String,
+    /// Value of $1, $2, … in the condition, as JSON: strings need double quotes; can be repeated
+    #[arg(long, value_name = "JSON")]
+    pub(crate) param: Vec<String>,
+    /// Find the first such commit; the default
+    #[arg(long, conflicts_with = "last")]
+    pub(crate) first: bool,
+    /// Find the last such commit
+    #[arg(long)]
+    pub(crate) last: bool,
+    /// Look after this point in time [default: the oldest event]
+    #[arg(long, value_name = "POINT")]
+    pub(crate) from: Option<String>,
+    /// Look up to this point in time, inclusive [default: @now]
+    #[arg(long, value_name = "POINT")]
+    pub(crate) to: Option<String>,
 }
 
 /// Options of `diff`.

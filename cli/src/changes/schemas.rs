@@ -41,6 +41,11 @@ impl KnownSchemas {
         self.0.keys().map(String::as_str)
     }
 
+    /// The last commit that created a table, if it exists.
+    pub(crate) fn created_seq(&self, table: &str) -> Option<u64> {
+        self.0.get(table).map(|info| info.created_seq)
+    }
+
     /// Takes a change over.
     pub(crate) fn learn(&mut self, event: &SchemaEvent) {
         if let Some(from) = &event.from {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use v1::watch_drift_request::Start;
 
 use crate::args::DumpArgs;
-use crate::database::{DatabaseHandle, tables_at};
+use crate::database::{DatabaseHandle, all_tables_at, tables_at};
 use crate::errors::to_error;
 use crate::exit::CliResult;
 use crate::input;
@@ -96,7 +96,8 @@ struct DumpSummary {
 pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let as_of = statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?;
     let client = database.fresh_client().await?;
-    let (header, tables) = tables_at(client, as_of).await?;
+    let (header, tables) = all_tables_at(client, as_of).await?;
+    let (dropped, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|info| info.dropped);
     let tables = selected(&args.table, tables)?;
     let from_seq = if args.history { floor(&tables) } else { 0 };
     let mut first = DumpHeader {
@@ -116,7 +117,10 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
     let created: Vec<u64> = tables.iter().map(|info| info.created_seq).collect();
     let mut dump = Dump { database, out, file, progress, made: DumpEnd::default() };
     if args.history {
-        first.history_tables = dump.history_tables(&args.table, (from_seq, first.seq), &first.tables).await?;
+        // With -t, the history is about the named tables.
+        let dropped = dropped.into_iter().filter(|info| args.table.is_empty() && info.last_seq > from_seq);
+        let names = dropped.map(|info| info.table).chain(first.tables.iter().cloned());
+        first.history_tables = names.collect::<BTreeSet<_>>().into_iter().collect();
     }
     dump.line(&shapes::line(&first)?)?;
     if args.history {
@@ -239,46 +243,6 @@ impl Dump<'_> {
 
     /// Writes the commits after `from`, up to and including `to`.
     async fn history(&mut self, tables: &[String], from: u64, to: u64) -> CliResult {
-        self.each_commit(tables, (from, to), |dump, commit| {
-            let (seq, changes) = (commit.seq, commit.changes.len());
-            let line = shapes::commit(commit, RequestedImages::default())?;
-            check_loadable(seq, line.len())?;
-            dump.commit(&line, changes)
-        })
-        .await
-    }
-
-    /// The names of all tables that the history is about, and of those that exist. They come before it, so the history is read for them.
-    async fn history_tables(
-        &mut self,
-        tables: &[String],
-        range: (u64, u64),
-        existing: &[String],
-    ) -> CliResult<Vec<String>> {
-        let mut names: BTreeSet<String> = existing.iter().cloned().collect();
-        // With -t, the history is about the named tables.
-        if tables.is_empty() {
-            self.each_commit(tables, range, |dump, commit| {
-                dump.progress.show(format_args!("looking for tables up to seq {}", commit.seq));
-                for change in commit.changes {
-                    if !names.contains(&change.table) {
-                        names.insert(change.table);
-                    }
-                }
-                Ok(())
-            })
-            .await?;
-        }
-        Ok(names.into_iter().collect())
-    }
-
-    /// Calls `visit` with each commit after `from`, up to and including `to`.
-    async fn each_commit(
-        &mut self,
-        tables: &[String],
-        (from, to): (u64, u64),
-        mut visit: impl FnMut(&mut Self, v1::Commit) -> CliResult,
-    ) -> CliResult {
         // Nothing has happened yet, or nothing since the floor.
         if to <= from {
             return Ok(());
@@ -300,7 +264,12 @@ impl Dump<'_> {
                     return Err(Error::new(Reason::BelowFloor, message).into());
                 }
                 WatchEvent::Interrupted(status) => return Err(to_error(&status).into()),
-                WatchEvent::Commit(commit) => visit(self, commit)?,
+                WatchEvent::Commit(commit) => {
+                    let (seq, changes) = (commit.seq, commit.changes.len());
+                    let line = shapes::commit(commit, RequestedImages::default())?;
+                    check_loadable(seq, line.len())?;
+                    self.commit(&line, changes)?;
+                }
                 _ => {}
             }
         }

@@ -13,6 +13,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod drift;
 pub(crate) mod dump;
+pub(crate) mod find;
 pub(crate) mod get;
 pub(crate) mod ingest;
 pub(crate) mod init;

@@ -367,6 +367,12 @@ impl CandidateEntry {
     pub(crate) fn may_hold_at(&self, seq: u64) -> bool {
         self.first <= seq && (self.until == 0 || seq < self.until)
     }
+
+    /// Whether the row may have had the value after commit `after`, or after a later one up to and including commit `last`, or
+    /// between two events of such a later one.
+    pub(crate) fn may_hold_within(&self, after: u64, last: u64) -> bool {
+        self.first <= last && (self.until == 0 || after < self.until)
+    }
 }
 
 /// The properties of a delta layer: the table at the end of the layer.

@@ -112,6 +112,10 @@ pub enum Statement {
     Select(SelectStatement),
     /// `EXPLAIN SELECT`
     Explain(SelectStatement),
+    /// `EXPLAIN FIND`
+    ExplainFind(FindStatement),
+    /// `EXPLAIN SHOW DRIFT`
+    ExplainDrift(ShowDriftStatement),
     /// `SHOW DRIFT`: lists events, oldest first.
     ShowDrift(ShowDriftStatement),
     /// `FIND`: the commit at which a condition began to hold.
@@ -197,6 +201,8 @@ impl Statement {
             Statement::Begin | Statement::Commit | Statement::Rollback => StatementKind::Transaction,
             Statement::Select(_)
             | Statement::Explain(_)
+            | Statement::ExplainFind(_)
+            | Statement::ExplainDrift(_)
             | Statement::ShowDrift(_)
             | Statement::Find(_)
             | Statement::ShowDiff { .. }
@@ -227,7 +233,9 @@ impl Statement {
             | Statement::Select(SelectStatement { table, .. })
             | Statement::Explain(SelectStatement { table, .. })
             | Statement::ShowDrift(ShowDriftStatement { table, .. })
+            | Statement::ExplainDrift(ShowDriftStatement { table, .. })
             | Statement::Find(FindStatement { table, .. })
+            | Statement::ExplainFind(FindStatement { table, .. })
             | Statement::ShowDiff { table, .. }
             | Statement::Describe { table, .. }
             | Statement::Snapshot { table }

@@ -71,6 +71,8 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
         }
         Statement::Select(_)
         | Statement::Explain(_)
+        | Statement::ExplainFind(_)
+        | Statement::ExplainDrift(_)
         | Statement::ShowDrift(_)
         | Statement::Find(_)
         | Statement::ShowDiff { .. }

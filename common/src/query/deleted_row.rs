@@ -6,6 +6,7 @@
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::msgpack;
+use crate::format::path::Path;
 use crate::format::principal_text::actor_of;
 use crate::table::format_time;
 use crate::table::row_spans::RowDeletion;
@@ -18,6 +19,11 @@ pub const TIME: &str = "_deleted_time";
 pub const ACTOR: &str = "_deleted_by";
 /// Why it was made.
 pub const REASON: &str = "_deleted_reason";
+
+/// Whether a path of a document leads to a field that the fields of its deletion can hide.
+pub(crate) fn hides(path: &Path) -> bool {
+    path.names().first().is_some_and(|name| [SEQ, TIME, ACTOR, REASON].contains(&name.as_str()))
+}
 
 /// The row's last document with the fields of its deletion after its own.
 pub(crate) fn with_deletion(document: &Document, deletion: &RowDeletion) -> Result<Document> {

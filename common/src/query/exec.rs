@@ -2,16 +2,19 @@
 
 mod aggregate;
 mod arranged;
+mod candidate_limits;
 mod column_value;
 mod deleted_rows;
+pub mod drift;
 pub mod every;
 mod exact_sum;
 mod expectations;
 pub mod find;
 mod groups;
+pub mod history_route;
 mod key_list;
-mod key_ranges;
 pub mod moment_list;
+mod passing_events;
 mod query_memory;
 mod route;
 mod selection;
@@ -30,6 +33,7 @@ pub use crate::query::exec::column_value::{ResultColumn, result_document};
 use crate::query::exec::deleted_rows::DeletedBatch;
 use crate::query::exec::expectations::Expectations;
 pub use crate::query::exec::groups::{GroupPlan, GroupTable, RowGroup};
+use crate::query::exec::history_route::HistoryRoute;
 use crate::query::exec::key_list::KeyList;
 pub use crate::query::exec::query_memory::QueryMemory;
 use crate::query::exec::route::Route;
@@ -80,8 +84,10 @@ impl SelectExecution {
 
     /// Returns the SELECT that finds all matching rows for another one, as whole documents, and takes the condition from that one.
     pub fn source_of(view: View, selection: &mut Selection) -> SelectExecution {
-        let Selection { deleted, condition, .. } = selection;
-        let source = Selection { deleted: *deleted, condition: condition.take(), ..Selection::default() };
+        let Selection { deleted, deleted_after, condition, .. } = selection;
+        let (deleted, deleted_after) = (*deleted, *deleted_after);
+        let source =
+            Selection { deleted, deleted_after, condition: condition.take(), ..Selection::default() };
         SelectExecution::new(view, source)
     }
 
@@ -158,7 +164,7 @@ impl SelectExecution {
                 }
                 Route::Key(AccessPath::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut page)?,
                 Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut page)?,
-                Route::Deleted { after } => self.scan_deleted(*after, &mut page)?,
+                Route::Deleted { after, rows } => self.scan_deleted((*after, rows), &mut page)?,
                 Route::Counted { rows } => {
                     self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
                     false
@@ -250,14 +256,17 @@ impl SelectExecution {
     }
 
     /// Reads soft-deleted rows. Returns whether rows are left.
-    fn scan_deleted(&mut self, first_known: u64, page: &mut PageBuilder) -> Result<bool> {
-        let after = self.selection.after.as_ref();
-        let DeletedBatch { rows, last } = deleted_rows::read(
-            (&self.view, first_known),
-            self.selection.condition.as_ref(),
-            after,
-            (page.left, page.bytes),
-        )?;
+    fn scan_deleted(
+        &mut self,
+        (first_known, route): (u64, &HistoryRoute),
+        page: &mut PageBuilder,
+    ) -> Result<bool> {
+        let left = match self.selection.after.clone() {
+            Some(after) => route.rows()?.after(after),
+            None => route.rows()?,
+        };
+        let DeletedBatch { rows, last } =
+            deleted_rows::read((&self.view, first_known), left, (page.left, page.bytes))?;
         for row in rows {
             if self.done || !page.has_room() {
                 return Ok(!self.done);

@@ -309,5 +309,15 @@ impl fmt::Display for AccessPath {
     }
 }
 
+/// Writes which indexes have found candidates, and how many.
+pub(super) fn write_candidates(f: &mut fmt::Formatter<'_>, probes: &[Probe], count: usize) -> fmt::Result {
+    for (at, probe) in probes.iter().enumerate() {
+        let before = if at == 0 { "" } else { " and " };
+        write!(f, "{before}{probe}")?;
+    }
+    let s = if count == 1 { "" } else { "s" };
+    write!(f, ", {count} candidate{s}")
+}
+
 #[cfg(test)]
 mod tests;

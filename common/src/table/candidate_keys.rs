@@ -4,9 +4,10 @@
 //! time. That layer alone decides whether the row has a value; what older layers say of the row is out of date.
 
 use crate::error::Result;
+use crate::format::key::Key;
 use crate::limits;
 use crate::memory::MemoryPermit;
-use crate::table::layers::not_a_key;
+use crate::table::layers::{not_a_key, sort_key};
 use crate::work;
 
 /// The memory is reserved in pieces of this size.
@@ -42,6 +43,20 @@ impl CandidateKeys {
     /// An empty list. It is over its bound if it has more than `most` keys, or keys of more than [`limits::QUERY_BYTES`].
     pub(super) fn new(most: usize) -> CandidateKeys {
         CandidateKeys { bytes: Vec::new(), keys: Vec::new(), most, reserved: 0, memory: None }
+    }
+
+    /// A complete list of keys, which must be in order.
+    ///
+    /// # Errors
+    /// As [`CandidateKeys::push_of_layer`].
+    pub(super) fn of_keys<'a>(keys: impl IntoIterator<Item = &'a Key>) -> Result<CandidateKeys> {
+        let mut listed = CandidateKeys::new(usize::MAX);
+        for key in keys {
+            work::step(8)?;
+            listed.push_of_layer(&sort_key(key), 0, true)?;
+        }
+        listed.complete()?;
+        Ok(listed)
     }
 
     /// Adds what a layer says of a row: that it has an event of the row, and whether the row may have a value after it.

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::event::{CommitMeta, EventMarks, EventType};
 use crate::format::key::Key;
+use crate::format::principal_text::actor_of;
 use crate::format::snapshot::{TableChange, VersionEntry};
 use crate::limits;
 use crate::table::event_id::EventId;
@@ -41,6 +42,25 @@ impl DriftEvent {
     pub fn keep_images(&mut self, wanted: Images) {
         self.before = self.before.take().filter(|_| wanted.before);
         self.after = self.after.take().filter(|_| wanted.after);
+    }
+
+    /// The event of a row that made a version of it. It holds no memory besides its own.
+    pub fn of_version(
+        (key, id): (&Key, EventId),
+        version: VersionEntry,
+        (before, after): RowImages,
+    ) -> DriftEvent {
+        let VersionEntry { kind, time_ms, actor, reason, payload, marks, .. } = version;
+        let detached = |row: Row| Row { document: row.document.detached(), ..row };
+        DriftEvent {
+            commit: commit_info(id.seq, time_ms, actor, reason),
+            key: Some(key.clone()),
+            kind,
+            payload: payload.map(|payload| payload.detached()),
+            marks,
+            before: before.map(detached),
+            after: after.map(detached),
+        }
     }
 
     /// An estimate of the bytes that the event takes.
@@ -98,6 +118,8 @@ pub struct HistoryQuery {
     pub key: Option<Key>,
     /// For the whole table: only the events of rows that pass. SCHEMA events always pass.
     pub rows: Arc<KeyFilter>,
+    /// For the whole table: only the events of commits that this actor made, SCHEMA events included.
+    pub actor: Option<String>,
     /// Events after this commit. Events at or below the floor are never returned: compaction has discarded them.
     pub after: u64,
     /// Events up to and including this commit.
@@ -182,6 +204,39 @@ impl History {
     /// The last event up to which, from the oldest on, everything has been read.
     pub fn read_up_to(&self) -> EventId {
         self.unread.0
+    }
+
+    /// The events that are still to be read: after the first, up to and including the second.
+    pub fn unread(&self) -> (EventId, EventId) {
+        self.unread
+    }
+
+    /// Whether the newest events come first.
+    pub fn is_newest_first(&self) -> bool {
+        self.query.newest_first
+    }
+
+    /// Continues after an event, whatever was read before.
+    pub fn skip_to(&mut self, id: EventId) {
+        if self.query.newest_first {
+            self.unread.1 = id.before();
+        } else {
+            self.unread.0 = id;
+        }
+    }
+
+    /// One event of a row. Fails with BELOW_FLOOR if the floor has risen to its commit.
+    pub fn event(
+        timeline: &Arc<Timeline>,
+        (key, id): (&Key, EventId),
+        images: Images,
+    ) -> Result<Option<DriftEvent>> {
+        let (after, last) = (id.seq.saturating_sub(1), id.seq);
+        let query = HistoryQuery { key: Some(key.clone()), after, last, images, ..HistoryQuery::default() };
+        let mut history = History::new(timeline, query);
+        history.unread = (id.before(), id);
+        let found = history.read_some(ReadBudget { events: 1, bytes: limits::MESSAGE_BYTES })?;
+        Ok(found.into_iter().next().map(|(_, event)| event))
     }
 
     /// Whether everything has been read.
@@ -344,6 +399,7 @@ impl History {
                 }
                 work::step(4)?;
                 match event {
+                    event if !self.passes_actor(event.actor()) => batch.skip(id),
                     MemtableEvent::Row { key, version } if self.query.rows.passes(&key) => {
                         batch.push(id, self.memtable_event(state, &key, version)?);
                     }
@@ -377,6 +433,10 @@ impl History {
         Ok(())
     }
 
+    fn passes_actor(&self, actor: &str) -> bool {
+        self.query.actor.as_ref().is_none_or(|wanted| wanted == actor_of(actor))
+    }
+
     /// Reads the events of one commit in the layers that lie after one event, up to and including another.
     fn read_commit(
         &self,
@@ -393,6 +453,9 @@ impl History {
             .collect();
         if self.query.newest_first {
             changes.reverse();
+        }
+        if !self.passes_actor(&entry.actor) {
+            changes.clear();
         }
         if changes.is_empty() {
             let beginning = EventId { seq, index: 0 };

@@ -5,6 +5,9 @@
 //!
 //! An index of a delta layer has an entry for every value that a version in that layer has. So if it tells of an event of a row
 //! at or before the point in time, the row's value is in that layer's index or in a newer one, and older layers are not asked.
+//!
+//! A search over a stretch of commits takes every row that had a value after one of them, from every layer that tells of them. A
+//! value that a row had at the beginning is in the layers that the history of rows begins with.
 
 use std::sync::Arc;
 
@@ -36,19 +39,45 @@ pub struct FoundCandidates {
     pub used: Vec<usize>,
 }
 
-/// Indexes of a table's state after a commit.
+/// Which rows a search finds.
+#[derive(Debug, Clone, Copy)]
+enum SearchedCommits {
+    /// Those that may have a value after this commit.
+    At(u64),
+    /// Those that may have had a value after the first commit, or a later one up to the second.
+    Within(u64, u64),
+}
+
+/// Indexes of a table's state after a commit, or over a stretch of commits.
 pub(super) struct IndexSearch<'a> {
     state: &'a TableState,
     key_type: KeyType,
-    seq: u64,
+    commits: SearchedCommits,
 }
 
 /// The files of one index that a point in time needs, the newest first, and whether each is of a delta layer.
 type IndexFiles = Vec<(Arc<SstFile>, bool)>;
 
 impl IndexSearch<'_> {
+    /// A search at a point in time.
     pub(super) fn new(state: &TableState, key_type: KeyType, seq: u64) -> IndexSearch<'_> {
-        IndexSearch { state, key_type, seq }
+        IndexSearch { state, key_type, commits: SearchedCommits::At(seq) }
+    }
+
+    /// A search over what rows were after the first commit, and after each later one up to the second.
+    pub(super) fn within(
+        state: &TableState,
+        key_type: KeyType,
+        (after, last): (u64, u64),
+    ) -> IndexSearch<'_> {
+        IndexSearch { state, key_type, commits: SearchedCommits::Within(after, last) }
+    }
+
+    /// The last commit that is searched.
+    fn last(&self) -> u64 {
+        match self.commits {
+            SearchedCommits::At(seq) | SearchedCommits::Within(_, seq) => seq,
+        }
     }
 
     /// Returns the fewest candidates that one of the ranges finds; `None` if all find more than `most`.
@@ -99,11 +128,17 @@ impl IndexSearch<'_> {
     }
 
     fn files(&self, ranges: &IndexRanges<'_>) -> IndexFiles {
-        self.state.layers.index_files(ranges.index, self.seq)
+        let layers = &self.state.layers;
+        match self.commits {
+            SearchedCommits::At(seq) => layers.index_files(ranges.index, seq),
+            SearchedCommits::Within(after, last) => {
+                layers.history_index_files(ranges.index, (after, last)).unwrap_or_default()
+            }
+        }
     }
 
     fn reads_memtable(&self) -> bool {
-        self.seq >= self.state.layers.end() && !self.state.memtable.is_empty()
+        self.last() >= self.state.layers.end() && !self.state.memtable.is_empty()
     }
 
     /// Returns the candidates in some ranges; `None` if there are more than `most`.
@@ -141,8 +176,16 @@ impl IndexSearch<'_> {
             work::step(4)?;
             let Some(key) = key_in(entry, ranges, range)? else { break };
             let found = if is_delta { CandidateEntry::decode(value)? } else { CandidateEntry::default() };
-            if found.first <= self.seq {
-                keys.push_of_layer(key, layer, found.may_hold_at(self.seq))?;
+            let pushed = match self.commits {
+                SearchedCommits::At(seq) if found.first <= seq => Some((layer, found.may_hold_at(seq))),
+                // What a newer layer says does not undo what was.
+                SearchedCommits::Within(after, last) => {
+                    found.may_hold_within(after, last).then_some((LayerPlace::MIN, true))
+                }
+                SearchedCommits::At(_) => None,
+            };
+            if let Some((layer, may_match)) = pushed {
+                keys.push_of_layer(key, layer, may_match)?;
                 if keys.is_over()? {
                     return Ok(false);
                 }
@@ -179,8 +222,11 @@ impl IndexSearch<'_> {
     /// Removes candidates that are in none of the ranges, if that is cheaper than to look up their rows. Returns whether
     /// the ranges were asked.
     fn narrow(&self, ranges: &IndexRanges<'_>, estimate: u64, keys: &mut CandidateKeys) -> Result<bool> {
-        if ranges.is_exact() && ranges.ranges.len() <= VALUES_ASKED {
-            self.ask(ranges, keys)?;
+        if let SearchedCommits::At(seq) = self.commits
+            && ranges.is_exact()
+            && ranges.ranges.len() <= VALUES_ASKED
+        {
+            self.ask((ranges, seq), keys)?;
             return Ok(true);
         }
         if estimate > keys.len() as u64 {
@@ -193,8 +239,8 @@ impl IndexSearch<'_> {
 
     /// Removes the candidates whose rows have none of the values: as the memtable says of the rows that it has, and as an index
     /// says of the others.
-    fn ask(&self, ranges: &IndexRanges<'_>, keys: &mut CandidateKeys) -> Result<()> {
-        let mut answers = self.ask_memtable(ranges, keys)?;
+    fn ask(&self, (ranges, seq): (&IndexRanges<'_>, u64), keys: &mut CandidateKeys) -> Result<()> {
+        let mut answers = self.ask_memtable((ranges, seq), keys)?;
         let mut entry = Vec::new();
         for ((file, is_delta), layer) in self.files(ranges).iter().zip(0..) {
             for range in ranges.ranges {
@@ -211,7 +257,7 @@ impl IndexSearch<'_> {
                     cursor.seek(&entry)?;
                     let is_found = match cursor.value_bytes() {
                         Some(value) if cursor.key() == Some(&entry) => {
-                            !is_delta || CandidateEntry::decode(value)?.may_hold_at(self.seq)
+                            !is_delta || CandidateEntry::decode(value)?.may_hold_at(seq)
                         }
                         _ => false,
                     };
@@ -225,12 +271,16 @@ impl IndexSearch<'_> {
 
     /// What the memtable says of each candidate: nothing if it has no event of the row. A row is found by its hash, which is
     /// much cheaper than its entry in the index of each of the memtable's segments.
-    fn ask_memtable(&self, ranges: &IndexRanges<'_>, keys: &CandidateKeys) -> Result<Vec<Option<bool>>> {
+    fn ask_memtable(
+        &self,
+        (ranges, seq): (&IndexRanges<'_>, u64),
+        keys: &CandidateKeys,
+    ) -> Result<Vec<Option<bool>>> {
         let mut answers = vec![None; keys.len()];
         if !self.reads_memtable() {
             return Ok(answers);
         }
-        let (columns, last) = (IndexColumns::new(ranges.columns.to_vec()), EventId::end_of(self.seq));
+        let (columns, last) = (IndexColumns::new(ranges.columns.to_vec()), EventId::end_of(seq));
         for (at, answer) in answers.iter_mut().enumerate() {
             let Some(key) = keys.get(at) else { continue };
             work::step(16)?;

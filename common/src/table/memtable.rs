@@ -69,6 +69,18 @@ pub(super) enum MemtableEvent {
     Note,
 }
 
+impl MemtableEvent {
+    /// Who made the commit; may be empty.
+    pub(super) fn actor(&self) -> &str {
+        let commit = match self {
+            MemtableEvent::Row { version, .. } => &version.commit,
+            MemtableEvent::Schema { commit, .. } => commit,
+            MemtableEvent::Note => return "",
+        };
+        commit.meta.as_ref().map_or("", |meta| meta.actor.as_str())
+    }
+}
+
 /// A row's event.
 #[derive(Debug, Clone)]
 pub(super) struct Version {

@@ -18,6 +18,7 @@ use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::page_step::PageStep;
 use crate::read_point::ReadPoint;
+use crate::reads::select::Explanation;
 use crate::reads::target::TableTarget;
 use crate::running_query::RunningQuery;
 
@@ -69,8 +70,11 @@ impl MomentsQuery {
 #[derive(Debug)]
 pub struct MomentPages {
     execution: EveryExecution,
+    table: String,
     format: v1::DocumentFormat,
     has_read_all: bool,
+    /// The results that an explanation has counted.
+    returned: u64,
     /// `None` once a page has carried it.
     header: Option<v1::ReadHeader>,
 }
@@ -111,9 +115,27 @@ impl MomentPages {
             let MomentsQuery { condition, group_by, items, having, format, .. } = wanted;
             let question = EveryQuery { moments, condition, group_by, items, having };
             let execution = EveryExecution::new(timeline, question)?;
-            Ok(MomentPages { execution, format, has_read_all: false, header: Some(header) })
+            let table = timeline.name().to_owned();
+            let (has_read_all, returned, header) = (false, 0, Some(header));
+            Ok(MomentPages { execution, table, format, has_read_all, returned, header })
         };
         query.compute(open).await
+    }
+
+    /// Runs the SELECT a step further. At its end, explains how it found its rows.
+    pub fn next_explanation(&mut self) -> Result<PageStep<Explanation>> {
+        if !self.has_read_all {
+            self.has_read_all = self.execution.step(ROWS_PER_STEP)?;
+            return Ok(PageStep::Working);
+        }
+        self.returned += self.execution.next_results(limits::MESSAGE_BYTES)?.len() as u64;
+        if !self.execution.is_done() {
+            return Ok(PageStep::Working);
+        }
+        let how = self.execution.explanation()?;
+        let text = format!("{} at {how}, {} returned", self.table, self.returned);
+        let notes = self.execution.notes();
+        Ok(PageStep::LastPage(Explanation { header: self.header.take(), text, notes }))
     }
 
     /// Reads some more history, and then computes the next page.

@@ -13,6 +13,7 @@ use driftdb_common::table::timeline::Timeline;
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::page_step::PageStep;
+use crate::reads::select::Explanation;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
 
@@ -97,7 +98,7 @@ impl FindPages {
             let mut header = point.header(&context.replica, [timeline])?;
             header.notes.extend(search.table.note_of_other(&point, timeline, after));
             Ok(FindPages {
-                execution: FindExecution::new(timeline, wanted)?,
+                execution: FindExecution::new(timeline, wanted),
                 table: Arc::clone(timeline),
                 format: search.format,
                 after,
@@ -106,6 +107,20 @@ impl FindPages {
             })
         };
         query.look_up(open).await
+    }
+
+    /// Runs the search a step further. At its end, explains how it found its rows.
+    pub fn next_explanation(&mut self) -> Result<PageStep<Explanation>> {
+        let step = self.next_page()?;
+        step.try_map(|FoundCommit { header, commit, .. }| {
+            let found = commit.map_or("no commit".to_owned(), |commit| format!("commit {}", commit.seq));
+            let (table, after, last) = (self.table.name(), self.after, header.read_seq);
+            let (route, rows) = (self.execution.route()?, self.execution.examined());
+            let text = format!(
+                "{table} after seq {after} up to seq {last}: {route}; {rows} rows read, {found} found"
+            );
+            Ok(Explanation { header: Some(header), text, notes: Vec::new() })
+        })
     }
 
     /// Reads some more history. The answer comes at the end.

@@ -7,21 +7,21 @@ use driftdb_common::error::Result;
 use driftdb_common::format::principal_text::actor_of;
 use driftdb_common::limits;
 use driftdb_common::planted::{PlantedBug, is_planted};
-use driftdb_common::query::ast::{Condition, PointInTime};
+use driftdb_common::query::ast::PointInTime;
+use driftdb_common::query::exec::drift::{DriftExecution, DriftFilter};
 use driftdb_common::service::convert;
-use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
+use driftdb_common::table::history::{DriftEvent, HistoryQuery, Images};
 use driftdb_common::work;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::message_size::change_size;
 use crate::page_step::PageStep;
+use crate::reads::select::Explanation;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
 
-/// Maximum number of events that are read together.
-const EVENTS_PER_BATCH: usize = 1024;
-/// Maximum number of such batches that one step reads if none of their events passes.
+/// Maximum number of batches of events that one step reads if none of their events passes.
 const BATCHES_PER_STEP: usize = 4;
 
 /// A question about history, as an RPC or a statement asks it.
@@ -47,49 +47,15 @@ pub struct DriftQuery {
     pub format: v1::DocumentFormat,
 }
 
-/// Which events of a table pass. An event passes if it meets all that is given.
-#[derive(Debug, Clone, Default)]
-pub struct DriftFilter {
-    /// The row before or after the event matches this. A SCHEMA event has no row.
-    pub condition: Option<Condition>,
-    /// This actor made the commit.
-    pub actor: Option<String>,
-}
-
-impl DriftFilter {
-    /// The images that decide, and those that are returned.
-    fn needed_images(&self, returned: Images) -> Images {
-        let needed = self.condition.is_some();
-        Images { before: returned.before || needed, after: returned.after || needed }
-    }
-
-    fn passes(&self, event: &DriftEvent) -> Result<bool> {
-        if let Some(actor) = &self.actor {
-            let by = event.commit.meta.as_ref().map_or("", |meta| meta.actor.as_str());
-            if actor_of(by) != actor {
-                return Ok(false);
-            }
-        }
-        self.condition.as_ref().map_or(Ok(true), |condition| condition.matches_event(event))
-    }
-}
-
 /// A history read in progress.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CommitPages {
-    history: History,
-    filter: DriftFilter,
-    /// The images that are returned.
-    images: Images,
+    execution: DriftExecution,
     format: v1::DocumentFormat,
-    /// The number of events that may still be read.
-    remaining: u64,
+    /// The commits that the query is about: after the first, up to the second.
+    commits: (u64, u64),
     /// Events that passed and were not returned yet.
     ahead: VecDeque<DriftEvent>,
-    /// The commit of the last event that was read, whether it passed or not.
-    last_read: Option<u64>,
-    /// Whether all events have been read.
-    ended: bool,
     /// `None` once a page has carried it.
     header: Option<v1::ReadHeader>,
 }
@@ -112,9 +78,7 @@ impl CommitPages {
             Some(start) => Some(query.wait_for_point(freshness, Some(start)).await?.seq),
             None => None,
         };
-        let (format, limit, images) = (drift.format, drift.limit, drift.images);
-        let filter = drift.filter.clone();
-        let needed_images = filter.needed_images(images);
+        let format = drift.format;
         let open = move |context: &RequestContext| {
             let point = context.replica.point_at(&newest, drift.end)?;
             let timeline = drift.table.find(&point)?;
@@ -130,33 +94,29 @@ impl CommitPages {
                 after: start.unwrap_or(0),
                 last: point.seq,
                 newest_first: drift.newest_first,
-                images: needed_images,
+                images: drift.images,
                 ..HistoryQuery::default()
             };
-            let history = History::new(timeline, wanted);
+            let execution = DriftExecution::new(timeline, wanted, drift.filter.clone(), drift.limit);
             // After the history has started, which begins at the floor if that is higher.
             if let Some(start) = start.filter(|_| !is_planted(PlantedBug::FloorUnchecked)) {
                 timeline.check_floor(start)?;
             }
-            Ok((history, header))
+            Ok((execution, point.seq, header))
         };
-        let (history, header) = query.look_up(open).await?;
+        let (execution, last, header) = query.look_up(open).await?;
         Ok(CommitPages {
-            history,
-            filter,
-            images,
+            execution,
             format,
-            remaining: limit.unwrap_or(u64::MAX),
+            commits: (start.unwrap_or(0), last),
             ahead: VecDeque::new(),
-            last_read: None,
-            ended: limit == Some(0),
             header: Some(header),
         })
     }
 
     /// Whether compaction has removed events from the start of the range.
     pub fn is_truncated(&self) -> bool {
-        self.history.is_truncated()
+        self.execution.is_truncated()
     }
 
     /// Adds notes to the header of the first page.
@@ -172,10 +132,7 @@ impl CommitPages {
         mut self,
         query: &RunningQuery,
     ) -> Result<(CommitPages, Option<PageStep<CommitPage>>)> {
-        if !self.history.is_of_one_row() {
-            return Ok((self, None));
-        }
-        let mut tried = self.clone();
+        let Some(mut tried) = self.another_try() else { return Ok((self, None)) };
         if let Some(page) = work::quick_page(|| tried.next_page(usize::MAX)) {
             let page = page?;
             return Ok((tried, page.finished()));
@@ -187,13 +144,44 @@ impl CommitPages {
         query.compute_ahead(page).await
     }
 
+    /// The same read, for a try that may have to be given up; `None` if it is not about one row.
+    fn another_try(&self) -> Option<CommitPages> {
+        Some(CommitPages {
+            execution: self.execution.another_try()?,
+            table: self.table.clone(),
+            ahead: VecDeque::new(),
+            header: self.header.clone(),
+            ..*self
+        })
+    }
+
+    /// Whether all events have been read.
+    fn has_read_all(&self) -> bool {
+        self.execution.is_done()
+    }
+
+    /// Runs the read a step further. At its end, explains how it found the events.
+    pub fn next_explanation(&mut self) -> Result<PageStep<Explanation>> {
+        for _ in 0..BATCHES_PER_STEP {
+            if self.has_read_all() {
+                let (after, last) = self.commits;
+                let how = self.execution.explanation();
+                let text = format!("{} after seq {after} up to seq {last}: {how}", self.table);
+                let (header, notes) = (self.header.take(), Vec::new());
+                return Ok(PageStep::LastPage(Explanation { header, text, notes }));
+            }
+            self.execution.next_batch()?;
+        }
+        Ok(PageStep::Working)
+    }
+
     /// Computes the next page, with at most `max_commits` commits.
     pub fn next_page(&mut self, max_commits: usize) -> Result<PageStep<CommitPage>> {
         let mut bytes = limits::MESSAGE_BYTES;
         let mut commits = Vec::new();
         let mut batches = 0;
         while bytes > 0 && commits.len() < max_commits {
-            while self.ahead.is_empty() && !self.ended {
+            while self.ahead.is_empty() && !self.has_read_all() {
                 // Others have their turns before the next step if few events pass.
                 if batches == BATCHES_PER_STEP && commits.is_empty() {
                     return Ok(PageStep::Working);
@@ -212,7 +200,11 @@ impl CommitPages {
         }
         let page = CommitPage { header: self.header.take(), commits };
         // Most answers are one page. Whoever learns it with the page need not compute another step.
-        Ok(if self.ended && self.ahead.is_empty() { PageStep::LastPage(page) } else { PageStep::Page(page) })
+        Ok(if self.has_read_all() && self.ahead.is_empty() {
+            PageStep::LastPage(page)
+        } else {
+            PageStep::Page(page)
+        })
     }
 
     /// The next commit, or a part of it: at least one event, and no more than about `bytes` bytes.
@@ -220,11 +212,10 @@ impl CommitPages {
         let Some(info) = self.ahead.front().map(|event| event.commit.clone()) else { return Ok(None) };
         let mut commit = convert::commit_to_wire(&info);
         // An event has the name that the table had then.
-        let table = self.history.timeline().name_at(info.seq);
+        let table = self.execution.timeline().name_at(info.seq);
         while self.has_event_of(info.seq)?
-            && let Some(mut event) = self.ahead.pop_front()
+            && let Some(event) = self.ahead.pop_front()
         {
-            event.keep_images(self.images);
             let change = convert::change_to_wire(&event, &table, self.format)?;
             *bytes = bytes.saturating_sub(change_size(&change));
             commit.changes.push(change);
@@ -238,7 +229,7 @@ impl CommitPages {
 
     /// Whether the next event belongs to a commit. Reads on until that is known, but not beyond that commit.
     fn has_event_of(&mut self, seq: u64) -> Result<bool> {
-        while self.ahead.is_empty() && !self.ended && self.last_read == Some(seq) {
+        while self.ahead.is_empty() && !self.has_read_all() && self.execution.last_read() == Some(seq) {
             self.read_batch()?;
         }
         Ok(self.ahead.front().is_some_and(|event| event.commit.seq == seq))
@@ -246,26 +237,7 @@ impl CommitPages {
 
     /// Reads some more events.
     fn read_batch(&mut self) -> Result<()> {
-        let has_filter = self.filter.condition.is_some() || self.filter.actor.is_some();
-        let wanted = match usize::try_from(self.remaining) {
-            // Of those read, fewer may pass.
-            Ok(remaining) if !has_filter => remaining.min(EVENTS_PER_BATCH),
-            _ => EVENTS_PER_BATCH,
-        };
-        let events = self.history.next_batch(wanted)?;
-        self.ended = events.is_empty() || self.history.is_done();
-        self.last_read = events.last().map(|event| event.commit.seq);
-        for event in events {
-            if !self.filter.passes(&event)? {
-                continue;
-            }
-            self.ahead.push_back(event);
-            self.remaining -= 1;
-            if self.remaining == 0 {
-                self.ended = true;
-                break;
-            }
-        }
+        self.ahead.extend(self.execution.next_batch()?);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::query::exec::{ArrangedSelect, SelectExecution, SelectPage, Selection};
 use driftdb_common::service::convert;
+use driftdb_common::table::row_spans;
 use driftdb_common::table::view::View;
 use driftdb_common::work;
 
@@ -39,6 +40,8 @@ pub struct RowPages {
     table: String,
     /// The commit at which the rows are read.
     seq: u64,
+    /// Of deleted rows, the commit after which deletions count.
+    deleted_after: Option<u64>,
     format: v1::DocumentFormat,
     /// `None` once a page has carried it.
     header: Option<v1::ReadHeader>,
@@ -137,7 +140,7 @@ impl RowPages {
     pub async fn open(
         query: &RunningQuery,
         freshness: Freshness,
-        SelectQuery { table, as_of, selection, format }: SelectQuery,
+        SelectQuery { table, as_of, mut selection, format }: SelectQuery,
     ) -> Result<RowPages> {
         let applied = query.wait_until_fresh(freshness, as_of).await?;
         let open = move |context: &RequestContext| {
@@ -146,7 +149,12 @@ impl RowPages {
             Ok((View::at(timeline, point.seq)?, point.header(&context.replica, [timeline])?))
         };
         let (view, header) = query.look_up(open).await?;
+        if selection.deleted {
+            // Fixed here, so that all parts of the result, however often it is resumed, have the same deletions.
+            selection.deleted_after.get_or_insert_with(|| row_spans::first_known(view.timeline()));
+        }
         Ok(RowPages {
+            deleted_after: selection.deleted_after,
             header: Some(header),
             has_results: selection.has_results(),
             table: view.schema().table.clone(),
@@ -174,6 +182,11 @@ impl RowPages {
     /// The commit at which the rows are read.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Of deleted rows, the commit after which deletions count.
+    pub fn deleted_after(&self) -> Option<u64> {
+        self.deleted_after
     }
 
     /// Computes the first page now if the query needs few rows: at once if all that it reads is in memory, and otherwise ahead
@@ -205,6 +218,7 @@ impl RowPages {
             source: SelectSource::InKeyOrder(execution.clone()),
             table: self.table.clone(),
             seq: self.seq,
+            deleted_after: self.deleted_after,
             format: self.format,
             header: self.header.clone(),
             has_results: self.has_results,

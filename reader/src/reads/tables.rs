@@ -47,7 +47,7 @@ pub async fn list(
     query: &RunningQuery,
     caller: &Caller,
     (freshness, as_of): (Freshness, Option<PointInTime>),
-    after: String,
+    (after, with_dropped): (String, bool),
     limit: TableListLimit,
 ) -> Result<TableList> {
     let caller = caller.clone();
@@ -56,7 +56,7 @@ pub async fn list(
         let point = context.replica.point_at(&applied, as_of)?;
         let header = point.header(&context.replica, point.applied.tables_for(&caller))?;
         let (mut tables, mut bytes, mut has_more) = (Vec::new(), 0_usize, false);
-        let names = point.applied.names.at(point.seq, &after).filter(|(name, _)| caller.lists(name));
+        let names = point.applied.names.at(point.seq, &after, with_dropped).filter(|(name, _)| caller.lists(name));
         for (name, timeline) in names {
             work::step(16)?;
             let Some(info) = listed_info(name, timeline, point.seq) else { continue };
@@ -89,14 +89,33 @@ pub async fn describe(
     query.look_up(describe).await
 }
 
-/// A table in a list: `None` if it did not exist then, or if the point is below its floor. A table that cannot be read is
-/// listed with the reason: it must not look as if it did not exist.
+/// A table in a list, which may have been dropped; `None` if the point is below its floor. A table that cannot be read is listed with
+/// the reason: it must not look as if it did not exist.
 fn listed_info(name: &str, timeline: &Arc<Timeline>, seq: u64) -> Option<v1::TableInfo> {
-    match table_info(timeline, seq) {
+    let info = match table_info(timeline, seq) {
+        // Only a list with dropped tables asks for one that does not exist.
+        Err(error) if error.reason() == Reason::TableNotFound => dropped_info(name, timeline, seq),
+        other => other,
+    };
+    match info {
         Ok(info) => Some(info),
         Err(error) if matches!(error.reason(), Reason::TableNotFound | Reason::BelowFloor) => None,
         Err(error) => Some(convert::unusable_table_to_wire(name, &error)),
     }
+}
+
+/// A table that was dropped at or before a commit.
+fn dropped_info(name: &str, timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
+    // Fails if the table was not created by then.
+    timeline.schema_at(timeline.created_seq().min(seq))?;
+    timeline.check_floor(seq)?;
+    Ok(v1::TableInfo {
+        table: name.to_owned(),
+        created_seq: timeline.created_at(seq),
+        last_seq: timeline.counts(seq)?.last_seq,
+        dropped: true,
+        ..Default::default()
+    })
 }
 
 fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {

@@ -2,7 +2,8 @@
 //!
 //! A change counts if the row before it or the row after it matches. What happened since the commit is compared with the condition
 //! outside of the lock, up to the newest commit at that time; under the lock only what was admitted after that is left. If that
-//! is more than a little, the lock is given back and the rest is compared first, as for rows that must be read.
+//! is more than a little, the lock is given back and the rest is compared first, as for rows that must be read. What memory does not
+//! have any more is compared in the snapshots, if they begin where memory ends: with the rows that the table's indexes name.
 
 use std::sync::Arc;
 
@@ -12,11 +13,15 @@ use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::query::ast::{Column, Condition};
+use driftdb_common::query::exec::drift::{DriftExecution, DriftFilter};
+use driftdb_common::query::exec::history_route::HistoryRoute;
 use driftdb_common::query::parser;
 use driftdb_common::query::predicate::RowRef;
 use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::history::HistoryQuery;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::Boundary;
+use driftdb_common::table::timeline::Timeline;
 use driftdb_common::work;
 
 use crate::admission::recent_changes::{ChangesSince, PriorRow, RecentChange};
@@ -68,6 +73,8 @@ pub(super) struct UncheckedChanges {
     at: usize,
     table: u64,
     layers: Arc<LayerMap>,
+    /// The commit after which the layers hold changes that memory does not, if there are any.
+    in_layers_after: Option<u64>,
     changes: ChangesSince,
     rollbacks: u64,
     upto: u64,
@@ -146,11 +153,17 @@ pub(super) fn unchecked_changes(
         let upto = boundary.upto(tables, table);
         let is_broken =
             boundary.checked(tables, table).is_some_and(|checked| !matches!(checked.outcome, Ok(None)));
-        if is_broken || upto < recent.base() || upto >= last {
+        if is_broken || upto >= last {
             continue;
         }
-        let mut has_room = true;
-        for change in recent.newest_after(upto) {
+        let layers = table.layers();
+        let is_old = upto < recent.base();
+        if is_old && layers.end() < recent.base() {
+            // Admission says so.
+            continue;
+        }
+        let mut has_room = !is_old;
+        for change in recent.newest_after(if is_old { last } else { upto }) {
             let weight = match change.table == table.id() {
                 // Every comparison may read the whole row.
                 true => OWN_CHANGE_BYTES + boundary.terms.saturating_mul(BYTES_PER_STEP + change.bytes()),
@@ -167,8 +180,9 @@ pub(super) fn unchecked_changes(
             unchecked.push(UncheckedChanges {
                 at,
                 table: table.id(),
-                layers: Arc::clone(table.layers()),
-                changes: recent.since(upto),
+                layers: Arc::clone(layers),
+                in_layers_after: is_old.then_some(upto),
+                changes: recent.since(if is_old { layers.end() } else { upto }),
                 rollbacks: recent.rollbacks(),
                 upto: last,
             });
@@ -191,6 +205,11 @@ impl UncheckedChanges {
     }
 
     fn first_broken(&self, boundary: &DraftBoundary) -> Result<Option<BrokenBoundary>> {
+        if let Some(after) = self.in_layers_after
+            && let Some(broken) = self.first_broken_in_layers(boundary, after)?
+        {
+            return Ok(Some(broken));
+        }
         let mut steps = 0;
         for change in self.changes.iter().filter(|change| change.table == self.table) {
             // A comparison counts its own steps where it reads the row, for the time that the request may take.
@@ -208,6 +227,35 @@ impl UncheckedChanges {
             }
             if steps > limits::BOUNDARY_STEPS {
                 return Err(boundary.too_old("too much has happened since then"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Compares the changes in the layers after a commit with their condition.
+    fn first_broken_in_layers(&self, boundary: &DraftBoundary, after: u64) -> Result<Option<BrokenBoundary>> {
+        let last = self.layers.end();
+        let timeline = Arc::new(Timeline::open(self.table, boundary.table(), LayerMap::clone(&self.layers))?);
+        let discarded = || boundary.too_old("compaction has discarded that history");
+        timeline.check_floor(after).map_err(|_| discarded())?;
+        let condition = boundary.condition.as_ref();
+        let events = timeline.counts(last)?.events.saturating_sub(timeline.counts(after)?.events);
+        if events > limits::BOUNDARY_LAYER_EVENTS {
+            let rows = HistoryRoute::choose(&timeline, condition, (after, last), |_| false)?.listed();
+            if rows.is_none_or(|rows| rows as u64 > limits::BOUNDARY_LAYER_EVENTS) {
+                return Err(boundary.too_old("too much has happened since then"));
+            }
+        }
+        let query = HistoryQuery { after, last, ..HistoryQuery::default() };
+        let filter = DriftFilter { condition: boundary.condition.clone(), actor: None };
+        // A change of the schema passes without a condition. It is no change of a row.
+        let most = condition.map(|_| 1);
+        let mut drift = DriftExecution::new(&timeline, query, filter, most);
+        while !drift.is_done() {
+            for event in drift.next_batch()? {
+                if let Some(key) = event.key {
+                    return Ok(Some(BrokenBoundary { seq: event.commit.seq, key }));
+                }
             }
         }
         Ok(None)
@@ -322,25 +370,15 @@ pub(crate) fn expectation(boundary: &Boundary) -> String {
 /// Fails if a condition names `_seq` or `_time`, which a row before its change does not have here. Returns the number of
 /// comparisons.
 pub(crate) fn check_columns(condition: &Condition) -> Result<usize> {
-    let column = match condition {
-        Condition::And(parts) | Condition::Or(parts) => {
-            return parts.iter().map(check_columns).sum();
+    let mut count = 0;
+    condition.each_column(&mut |column| {
+        count += 1;
+        if matches!(column, Column::Seq | Column::Time) {
+            let message =
+                format!("{column} cannot be used in IF NO CHANGE: compare _key and fields of the document");
+            return Err(Error::new(Reason::QueryInvalid, message));
         }
-        Condition::Not(inner) => return check_columns(inner),
-        Condition::Compare { column, .. }
-        | Condition::In { column, .. }
-        | Condition::Between { column, .. }
-        | Condition::Like { column, .. }
-        | Condition::ILike { column, .. }
-        | Condition::Contains { column, .. }
-        | Condition::Any { column, .. }
-        | Condition::IsNull { column, .. }
-        | Condition::IsMissing { column, .. } => column,
-    };
-    if matches!(column, Column::Seq | Column::Time) {
-        let message =
-            format!("{column} cannot be used in IF NO CHANGE: compare _key and fields of the document");
-        return Err(Error::new(Reason::QueryInvalid, message));
-    }
-    Ok(1)
+        Ok(())
+    })?;
+    Ok(count)
 }

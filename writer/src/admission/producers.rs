@@ -23,6 +23,8 @@ pub(crate) struct ProducerPosition {
     pub(crate) operation: u32,
     /// Whether the batch was processed to its end: no later operation of it can still be committed.
     pub(crate) complete: bool,
+    /// The producer's last commit; 0 if nothing of it was committed.
+    pub(crate) seq: u64,
 }
 
 /// An operation of a batch that was refused.
@@ -49,6 +51,13 @@ pub(crate) struct ProducerPositions {
     undo: VecDeque<(u64, String, Option<ProducerPosition>)>,
 }
 
+impl ProducerPosition {
+    /// The last batch that was processed to its end.
+    pub(crate) fn complete_batch(&self) -> u64 {
+        if self.complete { self.batch } else { self.batch.saturating_sub(1) }
+    }
+}
+
 impl ProducerPositions {
     /// A producer's position, or `None` if the producer is unknown.
     pub(crate) fn get(&self, producer: &str) -> Option<ProducerPosition> {
@@ -58,7 +67,7 @@ impl ProducerPositions {
     /// Moves a producer to the origin of commit `seq`.
     pub(crate) fn advance(&mut self, origin: IngestOrigin, seq: u64) {
         let IngestOrigin { producer, batch, operation, ends } = origin;
-        let position = ProducerPosition { batch, operation, complete: ends };
+        let position = ProducerPosition { batch, operation, complete: ends, seq };
         let prior = self.positions.insert(producer.clone(), position);
         self.undo.push_back((seq, producer, prior));
     }
@@ -71,7 +80,10 @@ impl ProducerPositions {
         let position = match prior {
             Some(position) if position.batch > batch => return,
             Some(position) if position.batch == batch => ProducerPosition { complete: true, ..position },
-            _ => ProducerPosition { batch, operation: 0, complete: true },
+            _ => {
+                let seq = prior.map_or(0, |prior| prior.seq);
+                ProducerPosition { batch, operation: 0, complete: true, seq }
+            }
         };
         self.positions.insert(producer.to_owned(), position);
         self.undo.push_back((seq, producer.to_owned(), prior));
@@ -137,7 +149,7 @@ mod tests {
         producers.advance(origin(2), 2);
         producers.advance(origin(3), 3);
         producers.roll_back_to(1);
-        assert_eq!(producers.get("p").map(|position| position.batch), Some(1));
+        assert_eq!(producers.get("p").map(|position| (position.batch, position.seq)), Some((1, 1)));
     }
 
     #[test]

@@ -82,14 +82,23 @@ impl RecentRequests {
 
     /// Looks up a request by its id and compares the fingerprints.
     pub(crate) fn find(&self, request: &RequestId) -> RequestMatch {
-        let id = self.hash(&request.id);
-        let table = self.tables.get(table_of(id));
-        let found = table.and_then(|table| table.find(id.low, |number| self.queue.has(*number, id)));
-        match found.and_then(|number| self.queue.get(*number)) {
+        match self.remembered(&request.id) {
             None => RequestMatch::New,
             Some(known) if known.fingerprint == request.fingerprint => RequestMatch::Repeated(known.token),
             Some(known) => RequestMatch::Conflicting(known.token),
         }
+    }
+
+    /// The commit of the request within the window that has this id.
+    pub(crate) fn commit_of(&self, id: &str) -> Option<WriteToken> {
+        self.remembered(id).map(|known| known.token)
+    }
+
+    fn remembered(&self, id: &str) -> Option<&Remembered> {
+        let id = self.hash(id);
+        let table = self.tables.get(table_of(id))?;
+        let number = table.find(id.low, |number| self.queue.has(*number, id))?;
+        self.queue.get(*number)
     }
 
     /// Remembers the request of a commit, and removes the requests that have left the window. Commits must
@@ -235,6 +244,7 @@ mod tests {
         }
         assert_eq!(requests.find(&request("r1", 1)), RequestMatch::Repeated(token(1)));
         assert_eq!(requests.find(&request("r1", 2)), RequestMatch::Conflicting(token(1)));
+        assert_eq!((requests.commit_of("r2"), requests.commit_of("r4")), (Some(token(2)), None));
         requests.insert(request("r4", 1), token(4));
         assert_eq!(requests.find(&request("r1", 1)), RequestMatch::New);
         assert_eq!(requests.find(&request("r4", 1)), RequestMatch::Repeated(token(4)));

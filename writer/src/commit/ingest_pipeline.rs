@@ -242,8 +242,8 @@ impl IngestPipeline {
         state.check_accepting()?;
         let (number, passed) = match state.admission.producers.get(producer) {
             None => (0, 0),
-            Some(at) if at.complete => (at.batch, 0),
-            Some(at) => (at.batch.saturating_sub(1), at.operation.saturating_add(1)),
+            Some(at) if at.complete => (at.complete_batch(), 0),
+            Some(at) => (at.complete_batch(), at.operation.saturating_add(1)),
         };
         let refused = state.admission.producers.refusals(producer, number);
         let outcome = BatchOutcome { refused, ..BatchOutcome::default() };

@@ -174,7 +174,7 @@ impl CommitPipeline {
         Some(self.wait(ack).await)
     }
 
-    async fn wait(&self, ack: PendingAck) -> Result<CommitReceipt> {
+    pub(super) async fn wait(&self, ack: PendingAck) -> Result<CommitReceipt> {
         if matches!(ack, PendingAck::Waiting(_)) {
             self.0.work_ready.notify_one();
         }

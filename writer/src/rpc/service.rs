@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use driftdb::v1;
+use driftdb::v1::find_commit_request::MadeBy;
 use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
@@ -35,7 +36,7 @@ use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::fingerprint;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
-use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
+use crate::commit::{CommitPipeline, CommitStatus, KnownCommit, LiveTable};
 use crate::maintenance::MaintenanceHealth;
 use crate::rpc::authorization::authorize_change;
 use crate::rpc::bulk::{BulkRequest, BulkRunner};
@@ -528,6 +529,26 @@ impl WriterService for WriterRpc {
         let (now_ms, was_refusing) = confirmed.map_err(|error| caller.redact(to_status(error)))?;
         let time = Some(convert::time_to_wire(now_ms));
         Ok(Response::new(v1::ConfirmClockResponse { time, was_refusing }))
+    }
+
+    async fn find_commit(
+        &self,
+        request: Request<v1::FindCommitRequest>,
+    ) -> Result<Response<v1::FindCommitResponse>, Status> {
+        let found = match request.into_inner().made_by {
+            Some(MadeBy::RequestId(id)) if !id.is_empty() => self.pipeline.commit_of_request(&id).await,
+            Some(MadeBy::ProducerId(id)) if !id.is_empty() => self.pipeline.commit_of_producer(&id).await,
+            _ => {
+                let message = "the request names no commit; set request_id or producer_id";
+                Err(Error::new(Reason::ArgumentInvalid, message))
+            }
+        };
+        let response = found.map_err(to_status)?.map(|KnownCommit { token, batch }| {
+            let mut token = self.tokens.token(token);
+            token.time = token.time.filter(|_| batch.is_none());
+            v1::FindCommitResponse { token: Some(token), batch_id: batch.unwrap_or_default() }
+        });
+        Ok(Response::new(response.unwrap_or_default()))
     }
 
     async fn status(

@@ -4,12 +4,10 @@
 //! and each change of a schema between two batches has a request id of the attempt. The changes between two batches are made in order, so
 //! all are made before the last one whose id the writer knows.
 
-use driftdb::v1;
-use driftdb_common::error::{Reason, Result};
-use uuid::Uuid;
+use driftdb::v1::find_commit_request::MadeBy;
+use driftdb_common::error::Result;
 
 use super::replay_stream::ReplayStream;
-use crate::changes::SchemaRequest;
 use crate::database::DatabaseHandle;
 
 /// One attempt to load a dump.
@@ -44,11 +42,18 @@ impl LoadAttempt {
     /// How many of these changes are made, by the request ids that the writer knows. 0 if it knows none.
     pub(super) async fn made_of(&self, changes: &[u64], database: &mut DatabaseHandle) -> Result<usize> {
         for (at, change) in changes.iter().enumerate().rev() {
-            if is_known(self.request_id(*change), database).await? {
+            let made_by = MadeBy::RequestId(self.request_id(*change));
+            if database.find_commit(made_by).await?.is_some() {
                 return Ok(at + 1);
             }
         }
         Ok(0)
+    }
+
+    /// The commit of the last batch of rows; 0 if there is none.
+    pub(super) async fn last_seq(&self, database: &mut DatabaseHandle) -> Result<u64> {
+        let last = database.find_commit(MadeBy::ProducerId(self.producer())).await?;
+        Ok(last.map_or(0, |token| token.seq))
     }
 }
 
@@ -71,15 +76,4 @@ pub(super) async fn find(
         newest = Some(found);
     }
     Err(super::replay_stream::ended())
-}
-
-/// Whether the writer knows a request id. Asks with a request that cannot change anything: if the id is known, it is another's.
-async fn is_known(request_id: String, database: &mut DatabaseHandle) -> Result<bool> {
-    let options = Some(v1::CommitOptions { request_id, ..Default::default() });
-    let table = format!("none_{}", Uuid::new_v4().simple());
-    match database.change_schema(SchemaRequest::Drop(v1::DropTableRequest { table, options })).await {
-        Err(error) if error.reason() == Reason::RequestIdReused => Ok(true),
-        Err(error) if error.reason() == Reason::TableNotFound => Ok(false),
-        other => other.map(|_| false),
-    }
 }

@@ -116,6 +116,24 @@ async fn a_restart_that_is_cut_off_is_what_the_next_load_resumes() {
     }
 }
 
+/// The writer has forgotten that a restart made the table: only its commit tells that the rows of the first run are not in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_after_a_forgotten_restart_is_refused_and_does_not_pass_over_rows() {
+    let dumped = Dumped::new(&["CREATE TABLE a (pk=id)", r#"UPSERT INTO a {"id":"x"}"#]).await;
+    let to = dumped.path("to");
+    embedded(&to, &["load", &dumped.whole()]).await;
+    embedded(&to, &["sql", "DROP TABLE a", "--time", "2025-04-01T00:00:00Z"]).await;
+    cut_off(&to, &["load", "--restart", &dumped.cut(1)]).await;
+    embedded(&to, &["sql", "CREATE TABLE z (pk=id)", "--time", "2025-06-01T00:00:00Z"]).await;
+    let (code, message) = refused(&to, &["load", &dumped.whole()]).await;
+    assert!(code == 1 && message.contains("pass --restart to load all of it again"), "{message}");
+    embedded(&to, &["sql", "DROP TABLE a"]).await;
+    embedded(&to, &["load", "--restart", &dumped.whole()]).await;
+    assert_eq!(embedded(&to, &["select", "a"]).await, "{\"id\":\"x\"}\n");
+    let again = embedded(&to, &["load", &dumped.whole()]).await;
+    assert!(again.contains("\"commits\":0,"), "{again}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_refuses_a_table_that_the_history_drops_before_it_changes_anything() {
     let dumped = Dumped::new(&HISTORY).await;

@@ -31,6 +31,8 @@ pub(super) struct DumpReplay<'a> {
     found: KnownSchemas,
     /// The number of the last batch that an earlier run has loaded.
     earlier: u64,
+    /// The commit of that batch, until the tables are compared with it.
+    earlier_seq: Option<u64>,
     /// The number of the last batch so far.
     batch: u64,
     /// The number of commits so far that go alone: changes of schemas, and commits without changes.
@@ -66,6 +68,7 @@ impl<'a> DumpReplay<'a> {
             schemas: KnownSchemas::default(),
             found: KnownSchemas::default(),
             earlier: 0,
+            earlier_seq: None,
             batch: 0,
             lone: 0,
             waiting: Vec::new(),
@@ -144,6 +147,7 @@ impl<'a> DumpReplay<'a> {
         self.loaded.last_seq = status.last_seq;
         self.earlier = earlier;
         if earlier > 0 {
+            self.earlier_seq = Some(attempt.last_seq(self.database).await?);
             render::note(&format!(
                 "note: an earlier run loaded the first {} of rows; resuming after that",
                 counted(earlier, "commit")
@@ -163,6 +167,7 @@ impl<'a> DumpReplay<'a> {
             return Ok(());
         }
         let waiting = std::mem::take(&mut self.waiting);
+        self.check_not_recreated(&waiting).inspect_err(|_| self.is_refused = true)?;
         let settled = self.made_of(&waiting).await.and_then(|made| {
             waiting.iter().take(made).for_each(|lone| self.learn(&lone.commit));
             self.check_made(made)?;
@@ -206,6 +211,25 @@ impl<'a> DumpReplay<'a> {
         let is_resumed = made > 0 || self.earlier > 0;
         let exist = self.schemas.names().all(|name| self.found.names().any(|found| found == name));
         if is_resumed && !exist { Err(changed_since()) } else { Ok(()) }
+    }
+
+    /// Fails if a table of an earlier run was dropped and created after that run's last rows, but not by the dump itself: what exists
+    /// now looks like what that run has made, and is not. The writer may have forgotten who created it, but never the last rows.
+    fn check_not_recreated(&mut self, waiting: &[SingleChange]) -> Result<()> {
+        let Some(last_rows) = self.earlier_seq.take().filter(|_| waiting.len() < WAITING) else {
+            return Ok(());
+        };
+        let is_in_dump = |table: &str| {
+            waiting.iter().any(|lone| match &lone.commit.content {
+                ImportedContent::Schema(event) => event.schema.table == table,
+                ImportedContent::Rows(_) => false,
+            })
+        };
+        let is_newer = |table: &str| self.found.created_seq(table).is_some_and(|seq| seq > last_rows);
+        match self.schemas.names().any(|table| is_newer(table) && !is_in_dump(table)) {
+            true => Err(changed_since()),
+            false => Ok(()),
+        }
     }
 
     /// Fails if the database has a table that the dump is still going to create.

@@ -1,13 +1,12 @@
 //! Reads the soft-deleted rows of a view, in the order of their keys.
 
-use std::ops::Bound;
-
 use crate::error::Result;
 use crate::format::key::Key;
 use crate::query::ast::Condition;
 use crate::query::deleted_row;
-use crate::query::exec::key_ranges;
-use crate::table::row_spans::{self, RowSpan, SpanRange, SpanVisitor};
+use crate::query::exec::history_route::HistoryRoute;
+use crate::table::row_histories::{HistoryRange, HistoryRows};
+use crate::table::row_spans::{self, RowSpan, SpanVisitor};
 use crate::table::view::{Row, View};
 
 /// Deleted rows that were read together.
@@ -18,7 +17,12 @@ pub(super) struct DeletedBatch {
     pub last: Option<Key>,
 }
 
-/// Reads the deleted rows after a key: up to a number of rows, and about a number of bytes of documents.
+/// The rows of a view that can be deleted ones that match a condition. Deletions up to the commit `first_known` do not count.
+pub(super) fn route(view: &View, first_known: u64, condition: Option<&Condition>) -> Result<HistoryRoute> {
+    HistoryRoute::choose(view.timeline(), condition, (first_known, view.seq()), deleted_row::hides)
+}
+
+/// Reads the deleted rows among some rows: up to a number of them, and about a number of bytes of documents.
 ///
 /// What was deleted up to the commit `first_known` is left out: at or below the floor it is not known any more. All batches of a query
 /// have the same one, so that none leaves out what others contain.
@@ -27,18 +31,11 @@ pub(super) struct DeletedBatch {
 /// `BELOW_FLOOR` if the floor has passed that commit, or the view, meanwhile.
 pub(super) fn read(
     (view, first_known): (&View, u64),
-    condition: Option<&Condition>,
-    after: Option<&Key>,
-    (rows, bytes): (usize, usize),
+    rows: HistoryRows,
+    (most, bytes): (usize, usize),
 ) -> Result<DeletedBatch> {
-    let ranges = key_ranges::of_condition(condition, view.schema())?;
-    // Between the ranges lie rows that do not match, but each pass opens every layer.
-    let (Some((from, _)), Some((_, to))) = (ranges.front(), ranges.back()) else {
-        return Ok(DeletedBatch { rows: Vec::new(), last: None });
-    };
-    let from = after.cloned().map_or_else(|| from.clone(), Bound::Excluded);
-    let range = SpanRange { after: first_known, last: view.seq(), keys: (from, to.clone()) };
-    let mut found = DeletedRows { rows: Vec::new(), pending: None, left: (rows, bytes) };
+    let range = HistoryRange { after: first_known, last: view.seq(), rows };
+    let mut found = DeletedRows { rows: Vec::new(), pending: None, left: (most, bytes) };
     let last = row_spans::visit(view.timeline(), &range, &mut found)?;
     view.timeline().check_floor(view.seq())?;
     Ok(DeletedBatch { rows: found.rows, last })

@@ -1,21 +1,22 @@
 //! Runs `SELECT aggregates … AS OF EVERY`: the aggregates at many moments, from one pass over the history of the rows.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Reason, Result, counted};
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack;
+use crate::limits;
 use crate::query::ast::{Column, Condition, SelectItem};
 use crate::query::exec::column_value::{ResultColumn, result_document};
 use crate::query::exec::groups::{GroupPlan, MomentTable, RowGroup};
-use crate::query::exec::key_ranges::{self, KeyRange};
+use crate::query::exec::history_route::HistoryRoute;
 use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
-use crate::table::row_spans::{self, RowSpan, SpanRange, SpanVisitor};
+use crate::table::row_histories::{HistoryRange, HistoryRows};
+use crate::table::row_spans::{self, RowSpan, SpanVisitor};
 use crate::table::timeline::Timeline;
 use crate::table::view::Row;
 
@@ -60,8 +61,13 @@ pub struct EveryExecution {
     columns: Vec<ResultColumn>,
     table: MomentTable,
     memory: QueryMemory,
-    /// The keys that are still to be read.
-    unread: VecDeque<KeyRange>,
+    /// Chosen when the first row is read.
+    route: Option<Arc<HistoryRoute>>,
+    /// The rows that are still to be read; `None` before the first and after the last.
+    unread: Option<HistoryRows>,
+    has_read_all: bool,
+    /// The rows whose history was read.
+    examined: u64,
     /// The commits over which rows are read: after the first, up to the second.
     commits: (u64, u64),
     /// The next moment whose groups are computed.
@@ -94,11 +100,6 @@ impl EveryExecution {
         if let Some(first) = first {
             timeline.check_floor(first)?;
         }
-        let schema = timeline.key_schema()?;
-        let unread = match first {
-            Some(_) => key_ranges::of_condition(condition.as_ref(), &schema)?,
-            None => VecDeque::new(),
-        };
         let last = moments.last().map_or(0, |moment| moment.seq);
         let own = [(MOMENT, true), (MOMENT_SEQ, false)];
         let own = own.map(|(label, is_time)| ResultColumn { label: label.to_owned(), is_time });
@@ -110,7 +111,10 @@ impl EveryExecution {
             moments,
             condition,
             memory: QueryMemory::default(),
-            unread,
+            route: None,
+            unread: None,
+            has_read_all: first.is_none(),
+            examined: 0,
             commits: (first.unwrap_or(last), last),
             next: 0,
             present: None,
@@ -124,8 +128,14 @@ impl EveryExecution {
 
     /// Reads the history of some more rows. Returns whether all are read.
     pub fn step(&mut self, rows: usize) -> Result<bool> {
-        let Some(keys) = self.unread.pop_front() else { return Ok(true) };
-        let range = SpanRange { after: self.commits.0, last: self.commits.1, keys };
+        if self.has_read_all {
+            return Ok(true);
+        }
+        let unread = match self.unread.take() {
+            Some(unread) => unread,
+            None => self.route()?.rows()?,
+        };
+        let range = HistoryRange { after: self.commits.0, last: self.commits.1, rows: unread };
         let mut collector = MomentCollector {
             moments: &self.moments,
             condition: self.condition.as_ref(),
@@ -137,10 +147,35 @@ impl EveryExecution {
             is_lost: false,
             left: rows,
         };
-        if let Some(key) = row_spans::visit(&self.timeline, &range, &mut collector)? {
-            self.unread.push_front((Bound::Excluded(key), range.keys.1));
+        let stopped = row_spans::visit(&self.timeline, &range, &mut collector)?;
+        self.examined += (rows - collector.left) as u64;
+        self.unread = stopped.map(|key| range.rows.after(key));
+        self.has_read_all = self.unread.is_none();
+        Ok(self.has_read_all)
+    }
+
+    /// How the rows are found; the first call chooses it.
+    pub fn route(&mut self) -> Result<Arc<HistoryRoute>> {
+        if let Some(route) = &self.route {
+            return Ok(Arc::clone(route));
         }
-        Ok(self.unread.is_empty())
+        let route = HistoryRoute::choose(&self.timeline, self.condition.as_ref(), self.commits, |_| false)?;
+        let route = Arc::new(route);
+        self.route = Some(Arc::clone(&route));
+        Ok(route)
+    }
+
+    /// The part of an explanation about the moments and the rows, once all rows are read.
+    pub fn explanation(&mut self) -> Result<String> {
+        let (after, last) = self.commits;
+        let held = self.memory.most().div_ceil(1024);
+        Ok(format!(
+            "{} from seq {after} to seq {last}: {}, in {held} KiB of at most {} MiB; {} rows read",
+            counted(self.moments.len() as u64, "moment"),
+            self.route()?,
+            limits::QUERY_BYTES >> 20,
+            self.examined
+        ))
     }
 
     /// Some more results, about `bytes` bytes of them, once all rows are read. None at the end.

@@ -1,20 +1,20 @@
 //! Runs FIND: the first or the last commit after which a row matches a condition that it did not match before the commit.
 //!
 //! A condition can begin and cease to hold any number of times, so a bisection would miss commits. The history of the rows is read once
-//! instead: of one row if a key is given, or else of the keys that can match.
+//! instead: of one row if a key is given, or else of the rows that can have matched, as the condition's keys or the indexes tell.
 
-use std::collections::VecDeque;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::key::Key;
 use crate::limits;
 use crate::query::ast::Condition;
-use crate::query::exec::key_ranges::{self, KeyRange};
+use crate::query::exec::history_route::HistoryRoute;
+use crate::query::plan::AccessPath;
 use crate::query::predicate::RowRef;
 use crate::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
-use crate::table::row_spans::{self, RowSpan, SpanRange, SpanVisitor};
+use crate::table::row_histories::{HistoryRange, HistoryRows};
+use crate::table::row_spans::{self, RowSpan, SpanVisitor};
 use crate::table::timeline::Timeline;
 use crate::table::view::Row;
 
@@ -38,8 +38,13 @@ pub struct FindQuery {
 pub struct FindExecution {
     timeline: Arc<Timeline>,
     query: FindQuery,
-    /// The keys that are still to be read.
-    unread: VecDeque<KeyRange>,
+    /// Chosen when the first row is read.
+    route: Option<Arc<HistoryRoute>>,
+    /// The rows that are still to be read; `None` before the first and after the last.
+    unread: Option<HistoryRows>,
+    is_done: bool,
+    /// The rows whose history was read.
+    examined: u64,
     /// The commit, and the row that begins to match with it.
     found: Option<(u64, Key)>,
     /// Whether a row matched before the first commit of the range.
@@ -48,23 +53,55 @@ pub struct FindExecution {
 
 impl FindExecution {
     /// A FIND in the history of a table.
-    pub fn new(timeline: &Arc<Timeline>, query: FindQuery) -> Result<FindExecution> {
-        let unread = match &query.key {
-            _ if query.after >= query.up_to => VecDeque::new(),
-            Some(key) => VecDeque::from([key_ranges::of_key(key.clone())]),
-            None => {
-                let schema = timeline.key_schema()?;
-                key_ranges::of_condition(Some(&query.condition), &schema)?
-            }
+    pub fn new(timeline: &Arc<Timeline>, query: FindQuery) -> FindExecution {
+        FindExecution {
+            timeline: Arc::clone(timeline),
+            is_done: query.after >= query.up_to,
+            query,
+            route: None,
+            unread: None,
+            examined: 0,
+            found: None,
+            held: false,
+        }
+    }
+
+    /// How the rows are found; the first call chooses it.
+    pub fn route(&mut self) -> Result<Arc<HistoryRoute>> {
+        if let Some(route) = &self.route {
+            return Ok(Arc::clone(route));
+        }
+        let FindQuery { key, condition, after, up_to, .. } = &self.query;
+        let route = match key {
+            Some(key) => HistoryRoute::Key(AccessPath::Keys(vec![key.clone()])),
+            None => HistoryRoute::choose(&self.timeline, Some(condition), (*after, *up_to), |_| false)?,
         };
-        Ok(FindExecution { timeline: Arc::clone(timeline), query, unread, found: None, held: false })
+        let route = Arc::new(route);
+        self.route = Some(Arc::clone(&route));
+        Ok(route)
+    }
+
+    /// The rows whose history was read.
+    pub fn examined(&self) -> u64 {
+        self.examined
     }
 
     /// Reads the history of some more rows. Returns whether all are read.
     pub fn step(&mut self, rows: usize) -> Result<bool> {
-        let Some(keys) = self.unread.pop_front() else { return Ok(true) };
+        if self.is_done {
+            return Ok(true);
+        }
+        let unread = match self.unread.take() {
+            Some(unread) => unread,
+            None => self.route()?.rows()?,
+        };
         let FindQuery { after, up_to, condition, last, .. } = &self.query;
-        let range = SpanRange { after: *after, last: *up_to, keys };
+        // A later first one is not looked for.
+        let up_to = match &self.found {
+            Some((seq, _)) if !*last => seq.saturating_sub(1),
+            _ => *up_to,
+        };
+        let range = HistoryRange { after: *after, last: up_to, rows: unread };
         let mut search = Search {
             condition,
             after: *after,
@@ -76,10 +113,10 @@ impl FindExecution {
         };
         let stopped = row_spans::visit(&self.timeline, &range, &mut search)?;
         (self.found, self.held) = (search.found, search.held);
-        if let Some(key) = stopped {
-            self.unread.push_front((Bound::Excluded(key), range.keys.1));
-        }
-        Ok(self.unread.is_empty())
+        self.examined += (rows - search.left) as u64;
+        self.unread = stopped.map(|key| range.rows.after(key));
+        self.is_done = self.unread.is_none();
+        Ok(self.is_done)
     }
 
     /// Whether a row matched before the first commit of the range.

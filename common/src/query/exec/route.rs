@@ -3,19 +3,15 @@
 use std::fmt;
 
 use crate::error::Result;
+use crate::query::exec::candidate_limits::{CANDIDATES_AT_ONCE, FIRST_LOOK, ROWS_PER_LOOKUP};
+use crate::query::exec::deleted_rows;
+use crate::query::exec::history_route::HistoryRoute;
 use crate::query::exec::selection::Selection;
 use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
 use crate::table::candidate_keys::CandidateKeys;
 use crate::table::index_search::FoundCandidates;
 use crate::table::row_spans;
 use crate::table::view::View;
-
-/// The first limit on candidates when probes are tried in turn. Each further round multiplies it by ten.
-const FIRST_LOOK: usize = 1000;
-/// The maximum number of candidates held in memory. Their bytes are bounded, too.
-const CANDIDATES_AT_ONCE: usize = 1_000_000;
-/// The cost of one lookup by key, as a number of rows scanned in order.
-const ROWS_PER_LOOKUP: u64 = 8;
 
 /// How a SELECT finds its rows.
 #[derive(Debug)]
@@ -36,10 +32,12 @@ pub enum Route {
         /// The encoded value.
         value: Vec<u8>,
     },
-    /// Read the history of all rows, for those that are soft-deleted.
+    /// Read the history of rows, for those that are soft-deleted.
     Deleted {
         /// The commit after which deletions are known: the floor when the query began.
         after: u64,
+        /// The rows that can match.
+        rows: HistoryRoute,
     },
     /// Read no row: each commit stores the number of rows.
     Counted {
@@ -120,7 +118,9 @@ enum Choice {
 impl Choice {
     fn of(view: &View, selection: &Selection) -> Result<Choice> {
         if selection.deleted {
-            return Ok(Choice::Made(Route::Deleted { after: row_spans::first_known(view.timeline()) }));
+            let after = selection.deleted_after.unwrap_or_else(|| row_spans::first_known(view.timeline()));
+            let rows = deleted_rows::route(view, after, selection.condition.as_ref())?;
+            return Ok(Choice::Made(Route::Deleted { after, rows }));
         }
         if selection.count_only
             && selection.condition.is_none()
@@ -156,16 +156,9 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Key(access) => access.fmt(f),
-            Route::Candidates { probes, keys } => {
-                for (at, probe) in probes.iter().enumerate() {
-                    let before = if at == 0 { "" } else { " and " };
-                    write!(f, "{before}{probe}")?;
-                }
-                let s = if keys.len() == 1 { "" } else { "s" };
-                write!(f, ", {} candidate{s}", keys.len())
-            }
+            Route::Candidates { probes, keys } => plan::write_candidates(f, probes, keys.len()),
             Route::Value { probe, .. } => write!(f, "{probe}, in order"),
-            Route::Deleted { .. } => f.write_str("history of the rows"),
+            Route::Deleted { rows, .. } => rows.fmt(f),
             Route::Counted { .. } => f.write_str("row count stored with each commit"),
         }
     }

@@ -10,6 +10,8 @@ use crate::query::ast::{
 pub struct Selection {
     /// Read soft-deleted rows, as they were before their deletion, instead of live ones.
     pub deleted: bool,
+    /// The commit after which deletions count, if an earlier part of the result has fixed it; the floor otherwise.
+    pub deleted_after: Option<u64>,
     /// The condition on rows; every row if `None`.
     pub condition: Option<Condition>,
     /// The columns to return; the whole document if empty.
@@ -54,6 +56,7 @@ impl From<SelectStatement> for Selection {
     fn from(select: SelectStatement) -> Selection {
         Selection {
             deleted: select.deleted,
+            deleted_after: None,
             condition: select.condition,
             distinct: select.distinct,
             group_by: select.group_by,

@@ -133,9 +133,18 @@ impl Parser<'_> {
 
     /// Parses the rest of an EXPLAIN.
     pub(super) fn explain(&mut self) -> Result<Statement> {
-        if !self.eat_keyword("SELECT")? {
-            return Err(self.expected("SELECT", &["SELECT"], "EXPLAIN only supports SELECT"));
+        const READS: &[&str] = &["SELECT", "FIND", "SHOW DRIFT"];
+        if self.eat_keyword("SELECT")? {
+            return self.select().map(Statement::Explain);
         }
-        self.select().map(Statement::Explain)
+        if self.eat_keyword("FIND")? {
+            return self.find().map(Statement::ExplainFind);
+        }
+        if self.eat_keyword("SHOW")? {
+            self.expect_keyword("DRIFT")?;
+            return self.show_drift().map(Statement::ExplainDrift);
+        }
+        let hint = "EXPLAIN supports SELECT, FIND and SHOW DRIFT";
+        Err(self.expected("SELECT, FIND or SHOW DRIFT", READS, hint))
     }
 }

@@ -33,11 +33,45 @@ struct LayerRows {
 }
 
 impl LayerRows {
-    fn open(layer: &LayerFile, is_image: bool, start: &[u8]) -> Result<LayerRows> {
-        let mut cursor = layer.file.cursor(if is_image { tree::ROWS } else { tree::VERSIONS });
-        cursor.seek(start)?;
-        Ok(LayerRows { cursor, file: Arc::clone(&layer.file), is_image })
+    fn of(layer: &LayerFile, is_image: bool) -> LayerRows {
+        let file = Arc::clone(&layer.file);
+        LayerRows { cursor: file.cursor(tree_of(is_image)), file, is_image }
     }
+
+    fn open(layer: &LayerFile, is_image: bool, start: &[u8]) -> Result<LayerRows> {
+        let mut rows = LayerRows::of(layer, is_image);
+        rows.cursor.seek(start)?;
+        Ok(rows)
+    }
+
+    /// Passes what the layer has of the row that the cursor is on to `take`, and moves to the row after it. Versions count after one
+    /// event, up to and including another.
+    fn take(
+        &mut self,
+        key: &[u8],
+        (covered, last): (EventId, EventId),
+        take: &mut dyn FnMut(HistoryEntry) -> Result<()>,
+    ) -> Result<()> {
+        if self.is_image {
+            let value = self.cursor.value().unwrap_or_default();
+            take(HistoryEntry::Image(RowEntry::decode(&value).map_err(|e| at_file(e, &self.file))?))?;
+            return self.cursor.next();
+        }
+        while let Some(id) = self.cursor.key().and_then(|at| version_of(at, key)) {
+            work::step(4)?;
+            if id > covered && id <= last {
+                let value = self.cursor.value().unwrap_or_default();
+                let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &self.file))?;
+                take(HistoryEntry::Version(id, version))?;
+            }
+            self.cursor.next()?;
+        }
+        Ok(())
+    }
+}
+
+fn tree_of(is_image: bool) -> u8 {
+    if is_image { tree::ROWS } else { tree::VERSIONS }
 }
 
 impl SortedSource for LayerRows {
@@ -59,17 +93,51 @@ pub struct LayerHistoryScan {
     last: EventId,
 }
 
+/// Looks up the histories of single rows, whose keys should come in order: then each layer is read forward.
+#[derive(Debug)]
+pub struct LayerHistoryLookup {
+    /// The image layer, then the delta layers, oldest first.
+    layers: Vec<LayerRows>,
+    /// The last event that the image layer covers.
+    covered: EventId,
+    last: EventId,
+}
+
 impl LayerMap {
-    /// A scan over what happened up to commit `last`, from a sort key on. It begins with the newest image layer at or before commit
-    /// `after`, or with the oldest version.
+    /// The layers that a history after commit `after`, up to and including commit `last`, is read from, oldest first, and whether each
+    /// is an image layer. The history begins with the newest image layer at or before `after`, or with the oldest version.
+    fn history_layers(&self, after: u64, last: u64) -> impl Iterator<Item = (&LayerFile, bool)> {
+        let covered = self.covered(EventId::end_of(after)).seq;
+        let deltas = self.deltas.iter().filter(move |delta| delta.base < last && delta.seq > covered);
+        let image = self.image_at(EventId::end_of(after)).map(|image| (image, true));
+        image.into_iter().chain(deltas.map(|delta| (delta, false)))
+    }
+
+    /// A scan over what happened up to commit `last`, from a sort key on: see [`LayerMap::history_layers`].
     pub fn history_scan(&self, after: u64, last: u64, start: &[u8]) -> Result<LayerHistoryScan> {
-        let image = self.image_at(EventId::end_of(after));
+        let layers = self.history_layers(after, last);
+        let layers = layers.map(|(layer, is_image)| LayerRows::open(layer, is_image, start));
+        let layers = MergingCursor::new(layers.collect::<Result<_>>()?);
         let covered = self.covered(EventId::end_of(after));
-        let deltas = self.deltas.iter().filter(|delta| delta.base < last && delta.seq > covered.seq);
-        let image = image.map(|layer| LayerRows::open(layer, true, start));
-        let deltas = deltas.map(|layer| LayerRows::open(layer, false, start));
-        let layers = MergingCursor::new(image.into_iter().chain(deltas).collect::<Result<_>>()?);
         Ok(LayerHistoryScan { layers, covered, last: EventId::end_of(last) })
+    }
+
+    /// Lookups of what happened to single rows up to commit `last`: see [`LayerMap::history_layers`].
+    pub fn history_lookup(&self, after: u64, last: u64) -> LayerHistoryLookup {
+        let layers = self.history_layers(after, last);
+        let layers = layers.map(|(layer, is_image)| LayerRows::of(layer, is_image)).collect();
+        let covered = self.covered(EventId::end_of(after));
+        LayerHistoryLookup { layers, covered, last: EventId::end_of(last) }
+    }
+
+    /// The index files of a path that such a history needs, and whether each is a delta layer's. `None` if a layer has no such index.
+    pub(in crate::table) fn history_index_files(
+        &self,
+        path: &str,
+        (after, last): (u64, u64),
+    ) -> Option<Vec<(Arc<SstFile>, bool)>> {
+        let layers = self.history_layers(after, last);
+        layers.map(|(layer, is_image)| Some((Arc::clone(layer.index(path)?), !is_image))).collect()
     }
 }
 
@@ -81,21 +149,26 @@ impl LayerHistoryScan {
 
     /// Passes the history of the row with this key, which must be the next, to `take`, oldest first, and moves to the row after it.
     pub fn take(&mut self, key: &[u8], take: &mut dyn FnMut(HistoryEntry) -> Result<()>) -> Result<()> {
+        let within = (self.covered, self.last);
         for layer in self.layers.sources_at(key) {
-            if layer.is_image {
-                let value = layer.cursor.value().unwrap_or_default();
-                take(HistoryEntry::Image(RowEntry::decode(&value).map_err(|e| at_file(e, &layer.file))?))?;
-                layer.cursor.next()?;
+            layer.take(key, within, take)?;
+        }
+        Ok(())
+    }
+}
+
+impl LayerHistoryLookup {
+    /// Passes the history of the row with a sort key to `take`, oldest first; nothing if the layers have nothing of the row.
+    pub fn take(&mut self, key: &[u8], take: &mut dyn FnMut(HistoryEntry) -> Result<()>) -> Result<()> {
+        let within = (self.covered, self.last);
+        for layer in &mut self.layers {
+            work::step(8)?;
+            if !layer.file.may_contain(tree_of(layer.is_image), key)? {
                 continue;
             }
-            while let Some(id) = layer.cursor.key().and_then(|at| version_of(at, key)) {
-                work::step(4)?;
-                if id > self.covered && id <= self.last {
-                    let value = layer.cursor.value().unwrap_or_default();
-                    let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &layer.file))?;
-                    take(HistoryEntry::Version(id, version))?;
-                }
-                layer.cursor.next()?;
+            layer.cursor.seek(key)?;
+            if layer.key() == Some(key) {
+                layer.take(key, within, take)?;
             }
         }
         Ok(())
