@@ -19,6 +19,7 @@ pub mod point_in_time;
 mod row_fold;
 pub mod row_spans;
 pub mod schema;
+mod sort_start;
 pub mod sound_layers;
 pub mod state;
 pub mod table_counts;
