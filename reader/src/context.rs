@@ -9,7 +9,6 @@ use driftdb_common::storage::lock;
 use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
 
-use crate::inline_tries::InlineTries;
 use crate::replica::Replica;
 
 /// What one request works with. The requests of one replica share it.
@@ -21,8 +20,6 @@ pub struct RequestContext {
     pub files: TableFiles,
     /// The threads that compute.
     pub compute: Arc<ComputePool>,
-    /// Which requests are worth a try without these.
-    pub inline_tries: Arc<InlineTries>,
     /// The memory that requests may take.
     pub memory: Arc<MemoryBudget>,
     /// The most time that a request may take; `None` for no limit.

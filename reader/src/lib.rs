@@ -29,7 +29,6 @@ mod follow_mode;
 mod follower;
 mod freshness;
 pub mod fs_events;
-mod inline_tries;
 mod live_commit;
 mod message_size;
 mod page_step;
@@ -151,7 +150,6 @@ impl ReaderDaemon {
             patience: read_patience(&files),
             files,
             compute: Arc::new(ComputePool::start()?),
-            inline_tries: Arc::default(),
             memory: Arc::clone(&memory),
             statement_timeout: config.statement_timeout,
             shutdown: shutdown.clone(),

@@ -69,7 +69,6 @@ impl ReaderServer {
             replica: self.slot.current(),
             files: context.files.clone(),
             compute: Arc::clone(&context.compute),
-            inline_tries: Arc::clone(&context.inline_tries),
             memory: Arc::clone(&context.memory),
             statement_timeout: context.statement_timeout,
             patience: context.patience,

@@ -40,8 +40,6 @@ pub struct RowPages {
     /// The commit at which the rows are read.
     seq: u64,
     format: v1::DocumentFormat,
-    /// Whether the request names a point in time.
-    is_past: bool,
     /// `None` once a page has carried it.
     header: Option<v1::ReadHeader>,
     /// Whether the results are no rows.
@@ -149,7 +147,6 @@ impl RowPages {
         };
         let (view, header) = query.look_up(open).await?;
         Ok(RowPages {
-            is_past: as_of.is_some(),
             header: Some(header),
             has_results: selection.has_results(),
             table: view.timeline().name().to_owned(),
@@ -182,23 +179,17 @@ impl RowPages {
     /// Computes the first page now if the query needs few rows: at once if all that it reads is in memory, and otherwise ahead
     /// of long queries.
     pub async fn short_page(mut self, query: &RunningQuery) -> Result<(RowPages, Option<PageStep<RowPage>>)> {
-        let tries = &query.context().inline_tries;
-        let tries = if self.is_past { &tries.past } else { &tries.now };
-        if tries.is_due() {
-            // A scan would only be begun in vain.
-            if let Some(is_short) = work::quick_page(|| self.source.is_short()) {
-                if !is_short? {
-                    return Ok((self, None));
-                }
-                if let Some(mut tried) = self.another_try()
-                    && let Some(page) = work::quick_page(|| tried.next_page())
-                {
-                    tries.note_success();
-                    let page = page?;
-                    return Ok((tried, page.finished()));
-                }
+        // A scan would only be begun in vain.
+        if let Some(is_short) = work::quick_page(|| self.source.is_short()) {
+            if !is_short? {
+                return Ok((self, None));
             }
-            tries.note_refusal();
+            if let Some(mut tried) = self.another_try()
+                && let Some(page) = work::quick_page(|| tried.next_page())
+            {
+                let page = page?;
+                return Ok((tried, page.finished()));
+            }
         }
         let page = move |_: &RequestContext| {
             let page = if self.source.is_short()? { self.next_page()?.finished() } else { None };
@@ -215,7 +206,6 @@ impl RowPages {
             table: self.table.clone(),
             seq: self.seq,
             format: self.format,
-            is_past: self.is_past,
             header: self.header.clone(),
             has_results: self.has_results,
         })
