@@ -78,6 +78,7 @@ async fn selects_return_the_same_rows_whatever_indexes_there_are() {
     let seed = lane::by_lane(7, 70);
     let mut run = IndexedTables::new(seed as u64).await;
     for round in 0..lane::by_lane(5, 60) {
+        run.only_whole_rows = round % 2 == 0;
         for _ in 0..40 {
             run.commit().await;
         }

@@ -32,6 +32,8 @@ pub struct IndexedTables {
     pub states: Vec<BTreeMap<String, Row>>,
     /// The oldest commit that can be read.
     pub floor: usize,
+    /// Whether no row is patched: each change writes or deletes a whole row.
+    pub only_whole_rows: bool,
     pub random: Random,
 }
 
@@ -46,6 +48,7 @@ impl IndexedTables {
             reader: None,
             states,
             floor: 0,
+            only_whole_rows: false,
             random: Random(seed),
         };
         tables.open().await;
@@ -114,7 +117,7 @@ impl IndexedTables {
                     operations.push(Box::new(move |table| delete(table, &key)));
                     continue;
                 }
-                (Some(mut document), 1..=3) => {
+                (Some(mut document), 1..=3) if !self.only_whole_rows => {
                     merge(&mut document, &content);
                     let (key, text) = (key.clone(), content.to_string());
                     (document, Box::new(move |table| patch(table, &key, text.clone())))

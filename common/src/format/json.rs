@@ -6,6 +6,7 @@ use std::ops::Range;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Reason, Result};
+use crate::format::json_text;
 use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 use crate::work;
@@ -34,7 +35,7 @@ pub fn to_msgpack(text: &str) -> Result<Vec<u8>> {
 pub fn from_msgpack(encoded: &[u8]) -> Result<String> {
     let mut out = Vec::with_capacity(encoded.len() + encoded.len() / 4);
     write_at(&mut out, &mut msgpack::MsgpackReader::new(encoded), 0)?;
-    // The serializer writes only UTF-8, but its output is bytes.
+    // Only UTF-8 was written, but the output is bytes.
     String::from_utf8(out).map_err(invalid)
 }
 
@@ -48,9 +49,13 @@ fn write_at(out: &mut Vec<u8>, reader: &mut msgpack::MsgpackReader<'_>, depth: u
     match item {
         MsgpackItem::Nil => out.extend_from_slice(b"null"),
         MsgpackItem::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
-        MsgpackItem::Int(i) => push_serialized(out, &i)?,
+        MsgpackItem::Int(i) => match u64::try_from(i) {
+            // Faster than with 128 bits.
+            Ok(small) => push_serialized(out, &small)?,
+            Err(_) => push_serialized(out, &i)?,
+        },
         MsgpackItem::Float(f) => push_serialized(out, &f)?,
-        MsgpackItem::Str(s) => push_serialized(out, s)?,
+        MsgpackItem::Str(s) => json_text::push(out, s),
         MsgpackItem::Array(len) => {
             out.push(b'[');
             for i in 0..len {
@@ -67,7 +72,7 @@ fn write_at(out: &mut Vec<u8>, reader: &mut msgpack::MsgpackReader<'_>, depth: u
                 if i > 0 {
                     out.push(b',');
                 }
-                push_serialized(out, reader.str()?)?;
+                json_text::push(out, reader.str()?);
                 out.push(b':');
                 write_at(out, reader, depth + 1)?;
             }

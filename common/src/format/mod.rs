@@ -7,6 +7,7 @@ pub mod frame;
 pub mod head;
 pub mod index_columns;
 pub mod json;
+mod json_text;
 pub mod key;
 pub mod key_columns;
 pub mod lineage;

@@ -34,6 +34,7 @@ pub struct MsgpackReader<'a> {
     position: usize,
 }
 
+#[cold]
 fn invalid(what: &str, position: usize) -> Error {
     Error::new(Reason::DocumentInvalid, format!("invalid MessagePack at byte {position}: {what}"))
 }
@@ -167,46 +168,55 @@ impl<'a> MsgpackReader<'a> {
     /// Skips one whole value of bytes that were validated before, and returns them: texts and floats are not looked at. Does not
     /// recurse.
     pub(super) fn skip(&mut self) -> Result<&'a [u8]> {
+        if let Some(len) = self.scalar_len() {
+            work::step_bytes(len)?;
+            return self.take(len);
+        }
         let start = self.position;
         let mut left: u64 = 1;
         while left > 0 {
             left -= 1;
             let before = self.position;
-            let [first] = self.take_array()?;
-            let bytes = match Marker::from_u8(first) {
-                Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => 0,
-                Marker::U8 | Marker::I8 => 1,
-                Marker::U16 | Marker::I16 => 2,
-                Marker::U32 | Marker::I32 | Marker::F32 => 4,
-                Marker::U64 | Marker::I64 | Marker::F64 => 8,
-                Marker::FixStr(len) => len.into(),
-                Marker::Str8 => u8::from_be_bytes(self.take_array()?).into(),
-                Marker::Str16 => u16::from_be_bytes(self.take_array()?).into(),
-                _ => {
-                    // Rare: read as any item.
-                    self.position = before;
-                    match self.token()? {
-                        MsgpackItem::Array(len) => left += u64::from(len),
-                        MsgpackItem::Map(len) => left += 2 * u64::from(len),
-                        _ => {}
-                    }
-                    0
+            match self.scalar_len() {
+                Some(len) => {
+                    self.take(len)?;
                 }
-            };
-            self.take(bytes)?;
+                None => match self.token()? {
+                    MsgpackItem::Array(len) => left += u64::from(len),
+                    MsgpackItem::Map(len) => left += 2 * u64::from(len),
+                    _ => {}
+                },
+            }
             work::step_bytes(self.position - before)?;
         }
         self.bytes.get(start..self.position).ok_or_else(|| invalid("it is cut short", start))
     }
 
+    /// The length of the next value, if it is a scalar and no long text; it may be cut short.
+    fn scalar_len(&self) -> Option<usize> {
+        let (first, rest) = self.bytes.get(self.position..)?.split_first()?;
+        Some(match Marker::from_u8(*first) {
+            Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => 1,
+            Marker::FixStr(len) => 1 + usize::from(len),
+            Marker::Str8 => 2 + usize::from(*rest.first()?),
+            Marker::Str16 => 3 + usize::from(u16::from_be_bytes(*rest.first_chunk()?)),
+            Marker::U8 | Marker::I8 => 2,
+            Marker::U16 | Marker::I16 => 3,
+            Marker::U32 | Marker::I32 | Marker::F32 => 5,
+            Marker::U64 | Marker::I64 | Marker::F64 => 9,
+            _ => return None,
+        })
+    }
+
     /// Reads the bytes of the next item, which must be text of bytes that were validated before.
     pub(super) fn str_bytes(&mut self) -> Result<&'a [u8]> {
-        let start = self.position;
-        let [first] = self.take_array()?;
-        if let Marker::FixStr(len) = Marker::from_u8(first) {
-            return self.take(len.into());
+        if let Some((first, rest)) = self.bytes.get(self.position..).and_then(<[u8]>::split_first)
+            && let Marker::FixStr(len) = Marker::from_u8(*first)
+            && let Some(text) = rest.get(..usize::from(len))
+        {
+            self.position += 1 + text.len();
+            return Ok(text);
         }
-        self.position = start;
         self.str().map(str::as_bytes)
     }
 

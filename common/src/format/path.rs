@@ -102,9 +102,8 @@ fn find_field<'a>(encoded: &'a [u8], name: &str) -> Result<Option<&'a [u8]>> {
     for _ in 0..len {
         let field = reader.str_bytes()?;
         work::step_bytes(field.len())?;
-        let found = field == name.as_bytes();
         let value = reader.skip()?;
-        if found {
+        if field == name.as_bytes() {
             return Ok(Some(value));
         }
     }

@@ -19,9 +19,27 @@ pub(super) fn write(out: &mut Vec<u8>, mut value: u64) {
 /// Reads a number from the front of `bytes`, and returns the bytes after it. `None` if the bytes end too early, if the
 /// number needs more than 64 bits, or if a shorter form exists.
 pub(super) fn read(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    // Nearly all numbers are short. A byte of zero at the end is a form that is too long.
+    match bytes {
+        [a @ 0..0x80, rest @ ..] => Some(((*a).into(), rest)),
+        [_, 0, ..] | [_, 0x80..=0xff, 0, ..] => None,
+        [a, b @ 0..0x80, rest @ ..] => Some((low_bits(*a) | u64::from(*b) << 7, rest)),
+        [a, b, c @ 0..0x80, rest @ ..] => {
+            Some((low_bits(*a) | low_bits(*b) << 7 | u64::from(*c) << 14, rest))
+        }
+        _ => read_long(bytes),
+    }
+}
+
+fn low_bits(byte: u8) -> u64 {
+    (byte & 0x7f).into()
+}
+
+/// The same for numbers of any length.
+fn read_long(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value: u64 = 0;
     for (i, byte) in bytes.iter().enumerate().take(BYTES_MAX) {
-        let bits = u64::from(byte & 0x7f);
+        let bits = low_bits(*byte);
         let shift = 7 * u32::try_from(i).ok()?;
         if bits << shift >> shift != bits {
             return None;

@@ -34,13 +34,13 @@ use crate::query::exec::deleted_rows::DeletedBatch;
 use crate::query::exec::expectations::Expectations;
 pub use crate::query::exec::groups::{GroupPlan, GroupTable, RowGroup};
 use crate::query::exec::history_route::HistoryRoute;
-use crate::query::exec::key_list::KeyList;
+use crate::query::exec::key_list::{KeyList, ListedKey};
 pub use crate::query::exec::query_memory::QueryMemory;
 use crate::query::exec::route::Route;
 pub use crate::query::exec::selection::Selection;
 use crate::query::plan::AccessPath;
 use crate::query::predicate;
-use crate::table::layers::read_sort_key;
+use crate::table::layers::{SoughtRow, read_sort_key};
 use crate::table::view::{Row, View};
 
 /// A running SELECT. It returns rows in key order.
@@ -188,8 +188,8 @@ impl SelectExecution {
             if !page.has_room() {
                 return Ok(true);
             }
-            let batch = keys.sort_keys(start, self.rows_wanted().min(page.left));
-            let batch: Vec<&[u8]> = batch.iter().map(AsRef::as_ref).collect();
+            let batch = keys.listed(start, self.rows_wanted().min(page.left));
+            let batch: Vec<SoughtRow<'_>> = batch.iter().map(ListedKey::sought).collect();
             let (rows, count) = self.view.rows(&batch, page.bytes)?;
             for row in rows {
                 if self.done || !page.has_room() {
@@ -201,7 +201,7 @@ impl SelectExecution {
             // Keys without a row have been looked up, too.
             start += count;
             if let Some(last) = count.checked_sub(1).and_then(|last| batch.get(last)) {
-                self.selection.after = Some(read_sort_key(last, self.view.schema().key_type)?);
+                self.selection.after = Some(read_sort_key(last.key, self.view.schema().key_type)?);
             }
         }
         Ok(false)

@@ -8,6 +8,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::index_columns::{IndexColumns, name_of_path};
+use crate::format::key::Key;
 use crate::format::lineage::{Lineage, LineagePoint};
 use crate::format::path::Path;
 use crate::format::principal_text::{actor_of, principal_of};
@@ -249,10 +250,18 @@ pub fn token_to_wire(token: WriteToken, epoch: u64, lineage: &Lineage) -> v1::Wr
     v1::WriteToken { seq, time: Some(time_to_wire(token.time_ms)), epoch, incarnation }
 }
 
+/// The text of a key.
+fn key_to_wire(key: &Key) -> String {
+    match key {
+        Key::Str(text) => text.as_ref().to_owned(),
+        Key::Int(int) => int.to_string(),
+    }
+}
+
 /// The API's message for a row, with the document in the requested format.
 pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
     Ok(v1::Row {
-        key: row.key.to_string(),
+        key: key_to_wire(&row.key),
         seq: row.seq,
         time: Some(time_to_wire(row.time_ms)),
         document: Some(document_to_wire(&row.document, format)?),
@@ -310,7 +319,7 @@ pub fn change_with_documents(
         |which, document: Option<&Document>| document.map(|document| encode(which, document)).transpose();
     Ok(v1::Change {
         table: table.to_owned(),
-        key: change.key.as_ref().map(ToString::to_string).unwrap_or_default(),
+        key: change.key.as_ref().map(key_to_wire).unwrap_or_default(),
         kind: kind.into(),
         payload: wire(ChangeDocument::Payload, change.payload.as_ref())?,
         before: wire(ChangeDocument::Before, change.before.as_ref().map(|row| &row.document))?,

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::format::key::Key;
 use crate::limits;
 use crate::memory::MemoryPermit;
-use crate::table::layers::{not_a_key, sort_key};
+use crate::table::layers::{LayerId, not_a_key, sort_key};
+use crate::table::sort_start::{SortStart, common_len};
 use crate::work;
 
 /// The memory is reserved in pieces of this size.
@@ -15,11 +16,13 @@ const RESERVED_AT_ONCE: usize = 256 << 10;
 
 /// The place of a layer among those that a point in time needs, the newest first.
 pub(super) type LayerPlace = u16;
-/// A candidate of the memtable only. Every layer may hold its row.
+/// A candidate of the memtable only: in no layer does its row have one of the values.
 const NO_LAYER: LayerPlace = LayerPlace::MAX;
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
+    /// Set when the keys are sorted.
+    sort_start: SortStart,
     start: usize,
     len: u16,
     /// The newest layer that has an event of the row.
@@ -34,6 +37,8 @@ struct Candidate {
 pub struct CandidateKeys {
     bytes: Vec<u8>,
     keys: Vec<Candidate>,
+    /// The layers by their places.
+    layers: Vec<LayerId>,
     most: usize,
     reserved: usize,
     memory: Option<MemoryPermit>,
@@ -42,7 +47,20 @@ pub struct CandidateKeys {
 impl CandidateKeys {
     /// An empty list. It is over its bound if it has more than `most` keys, or keys of more than [`limits::QUERY_BYTES`].
     pub(super) fn new(most: usize) -> CandidateKeys {
-        CandidateKeys { bytes: Vec::new(), keys: Vec::new(), most, reserved: 0, memory: None }
+        CandidateKeys {
+            bytes: Vec::new(),
+            keys: Vec::new(),
+            layers: Vec::new(),
+            most,
+            reserved: 0,
+            memory: None,
+        }
+    }
+
+    /// The same list, of candidates that some layers name, the newest first.
+    #[must_use]
+    pub(super) fn of_layers(self, layers: Vec<LayerId>) -> CandidateKeys {
+        CandidateKeys { layers, ..self }
     }
 
     /// A complete list of keys, which must be in order.
@@ -64,7 +82,7 @@ impl CandidateKeys {
     /// # Errors
     /// `OVERLOADED` if other queries use all the memory.
     pub(super) fn push_of_layer(&mut self, key: &[u8], layer: LayerPlace, may_match: bool) -> Result<()> {
-        self.push(key, Candidate { start: 0, len: 0, layer, may_match, in_memtable: false })
+        self.push(key, (layer, may_match), false)
     }
 
     /// Adds a row of the memtable that may have a value.
@@ -72,12 +90,13 @@ impl CandidateKeys {
     /// # Errors
     /// As [`CandidateKeys::push_of_layer`].
     pub(super) fn push_of_memtable(&mut self, key: &[u8]) -> Result<()> {
-        self.push(key, Candidate { start: 0, len: 0, layer: NO_LAYER, may_match: true, in_memtable: true })
+        self.push(key, (NO_LAYER, true), true)
     }
 
-    fn push(&mut self, key: &[u8], candidate: Candidate) -> Result<()> {
+    fn push(&mut self, key: &[u8], (layer, may_match): (LayerPlace, bool), in_memtable: bool) -> Result<()> {
         let len = u16::try_from(key.len()).map_err(|_| not_a_key())?;
-        self.keys.push(Candidate { start: self.bytes.len(), len, ..candidate });
+        let (sort_start, start) = (SortStart::default(), self.bytes.len());
+        self.keys.push(Candidate { sort_start, start, len, layer, may_match, in_memtable });
         self.bytes.extend_from_slice(key);
         if self.size() > self.reserved {
             match &mut self.memory {
@@ -116,10 +135,17 @@ impl CandidateKeys {
     fn merge(&mut self) -> Result<()> {
         work::step(u32::try_from(self.keys.len().saturating_mul(2)).unwrap_or(u32::MAX))?;
         let bytes = &self.bytes;
+        let common = common_len(self.keys.iter().map(|candidate| key_of(bytes, candidate)));
+        for candidate in &mut self.keys {
+            candidate.sort_start = SortStart::new(key_of(bytes, candidate), common);
+        }
+        let compare = |a: &Candidate, b: &Candidate| {
+            a.sort_start.compare(b.sort_start, || key_of(bytes, a).cmp(key_of(bytes, b)))
+        };
         // A stable sort, because it is fast for a few sorted runs: one for each file.
-        self.keys.sort_by(|a, b| key_of(bytes, a).cmp(key_of(bytes, b)));
+        self.keys.sort_by(compare);
         self.keys.dedup_by(|next, kept| {
-            let same = key_of(bytes, next) == key_of(bytes, kept);
+            let same = compare(next, kept).is_eq();
             if same {
                 *kept = newer_of(*kept, *next);
             }
@@ -142,9 +168,21 @@ impl CandidateKeys {
         self.keys.binary_search_by(|candidate| key_of(&self.bytes, candidate).cmp(key)).is_ok()
     }
 
-    /// A layer that is older than every layer that can decide what value a row has.
-    pub(super) fn is_decided_before(&self, at: usize, layer: LayerPlace) -> bool {
-        self.keys.get(at).is_some_and(|candidate| candidate.layer < layer)
+    /// Whether a layer is the only one that can have the newest version of a row, if the row has one of the values and no event
+    /// in the memtable.
+    pub(super) fn is_decided_by(&self, at: usize, layer: LayerPlace) -> bool {
+        self.keys.get(at).is_some_and(|candidate| candidate.layer == layer)
+    }
+
+    /// The newest layer that has an event of the row with one of the values; `None` if there is none.
+    pub fn layer(&self, at: usize) -> Option<LayerId> {
+        let place = self.keys.get(at)?.layer;
+        self.layers.get(usize::from(place)).copied()
+    }
+
+    /// Whether the memtable has an event of the row with one of the values.
+    pub(super) fn is_in_memtable(&self, at: usize) -> bool {
+        self.keys.get(at).is_some_and(|candidate| candidate.in_memtable)
     }
 
     /// The number of keys.
@@ -209,8 +247,10 @@ mod tests {
         keys.push_of_memtable(b"f").unwrap();
         assert!(!keys.complete().unwrap());
         assert_eq!(found(&keys), [b"a", b"c", b"d", b"e", b"f"]);
-        let decided: Vec<bool> = (0..5).map(|at| keys.is_decided_before(at, 2)).collect();
-        assert_eq!(decided, [false, true, true, true, false]);
+        let decided = |layer| (0..5).map(|at| keys.is_decided_by(at, layer)).collect::<Vec<bool>>();
+        assert_eq!(decided(0), [false, false, true, false, false]);
+        assert_eq!(decided(1), [false, true, false, true, false]);
+        assert_eq!(decided(2), [true, false, false, false, false]);
         assert_eq!((keys.first_after(b"c"), keys.first_after(b"cc"), keys.first_after(b"z")), (2, 2, 5));
         keys.retain(|at, key| at != 1 && key != b"f");
         assert_eq!(found(&keys), [b"a", b"d", b"e"]);

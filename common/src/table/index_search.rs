@@ -3,8 +3,9 @@
 //! The rows that candidates name cost most: each is in another block. So a condition on two indexed fields reads the entries of
 //! the one that has fewer, and asks the other index whether it has each of these keys. Both go forward through sorted entries.
 //!
-//! An index of a delta layer has an entry for every value that a version in that layer has. So if it tells of an event of a row
-//! at or before the point in time, the row's value is in that layer's index or in a newer one, and older layers are not asked.
+//! An index of a delta layer has an entry for every value that a version in that layer has. So the newest layer in whose index a
+//! row has one of the values sought has the newest version of the row, unless the row has another value by now. The other indexes
+//! are therefore asked in that layer only.
 //!
 //! A search over a stretch of commits takes every row that had a value after one of them, from every layer that tells of them. A
 //! value that a row had at the beginning is in the layers that the history of rows begins with.
@@ -20,7 +21,7 @@ use crate::format::sortkey;
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::candidate_keys::{CandidateKeys, LayerPlace};
 use crate::table::event_id::EventId;
-use crate::table::layers::{not_a_key, read_sort_key};
+use crate::table::layers::{LayerFile, not_a_key, read_sort_key};
 use crate::table::table_state::TableState;
 use crate::table::value_range::{IndexRanges, ValueRange};
 use crate::work;
@@ -143,7 +144,12 @@ impl IndexSearch<'_> {
 
     /// Returns the candidates in some ranges; `None` if there are more than `most`.
     fn collect(&self, ranges: &IndexRanges<'_>, most: usize) -> Result<Option<CandidateKeys>> {
-        let mut keys = CandidateKeys::new(most);
+        let layers = match self.commits {
+            SearchedCommits::At(seq) => self.state.layers.layers_at(seq).map(LayerFile::id).collect(),
+            // No layer has a row's only version.
+            SearchedCommits::Within(..) => Vec::new(),
+        };
+        let mut keys = CandidateKeys::new(most).of_layers(layers);
         for ((file, is_delta), layer) in self.files(ranges).iter().zip(0..) {
             let mut cursor = file.cursor(tree::CANDIDATES);
             for range in ranges.ranges {
@@ -172,9 +178,10 @@ impl IndexSearch<'_> {
         keys: &mut CandidateKeys,
     ) -> Result<bool> {
         cursor.seek(&range.low)?;
-        while let (Some(entry), Some(value)) = (cursor.key(), cursor.value_bytes()) {
+        let (keys_in, mut fits) = (RangeKeys::new(ranges, range), true);
+        cursor.visit(|entry, value| {
             work::step(4)?;
-            let Some(key) = key_in(entry, ranges, range)? else { break };
+            let Some(key) = keys_in.key(entry)? else { return Ok(false) };
             let found = if is_delta { CandidateEntry::decode(value)? } else { CandidateEntry::default() };
             let pushed = match self.commits {
                 SearchedCommits::At(seq) if found.first <= seq => Some((layer, found.may_hold_at(seq))),
@@ -186,13 +193,11 @@ impl IndexSearch<'_> {
             };
             if let Some((layer, may_match)) = pushed {
                 keys.push_of_layer(key, layer, may_match)?;
-                if keys.is_over()? {
-                    return Ok(false);
-                }
+                fits = !keys.is_over()?;
             }
-            cursor.next()?;
-        }
-        Ok(true)
+            Ok(fits)
+        })?;
+        Ok(fits)
     }
 
     fn collect_of_memtable(
@@ -200,21 +205,14 @@ impl IndexSearch<'_> {
         (ranges, range): (&IndexRanges<'_>, &ValueRange),
         keys: &mut CandidateKeys,
     ) -> Result<bool> {
-        let (mut outcome, mut fits) = (Ok(()), true);
-        let mut take = |entry: &[u8]| {
-            work::step(8)?;
-            let Some(key) = key_in(entry, ranges, range)? else { return Ok(false) };
+        let (keys_in, mut fits) = (RangeKeys::new(ranges, range), true);
+        let is_usable = self.state.memtable.candidates_in_runs(ranges.index, &range.low, |entry| {
+            work::step(4)?;
+            let Some(key) = keys_in.key(entry)? else { return Ok(false) };
             keys.push_of_memtable(key)?;
-            fits = !keys.is_over()?;
+            fits = fits && !keys.is_over()?;
             Ok(fits)
-        };
-        let is_usable = self.state.memtable.candidates(ranges.index, &range.low, |entry| {
-            take(entry).unwrap_or_else(|error| {
-                outcome = Err(error);
-                false
-            })
-        });
-        outcome?;
+        })?;
         // ALTER TABLE may have dropped the index meanwhile.
         Ok(fits && is_usable)
     }
@@ -237,8 +235,8 @@ impl IndexSearch<'_> {
         Ok(true)
     }
 
-    /// Removes the candidates whose rows have none of the values: as the memtable says of the rows that it has, and as an index
-    /// says of the others.
+    /// Removes the candidates whose rows have none of the values: as the memtable says of the rows that it has, and as the index
+    /// of the layer that has a row's newest version says of the others.
     fn ask(&self, (ranges, seq): (&IndexRanges<'_>, u64), keys: &mut CandidateKeys) -> Result<()> {
         let mut answers = self.ask_memtable((ranges, seq), keys)?;
         let mut entry = Vec::new();
@@ -247,7 +245,7 @@ impl IndexSearch<'_> {
                 let mut cursor = file.cursor(tree::CANDIDATES);
                 for (at, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none()) {
                     let Some(key) = keys.get(at) else { continue };
-                    if keys.is_decided_before(at, layer) {
+                    if !keys.is_decided_by(at, layer) {
                         continue;
                     }
                     entry.clear();
@@ -271,6 +269,9 @@ impl IndexSearch<'_> {
 
     /// What the memtable says of each candidate: nothing if it has no event of the row. A row is found by its hash, which is
     /// much cheaper than its entry in the index of each of the memtable's segments.
+    ///
+    /// Without PATCHes, each event says the values of its row or deletes it. So if the memtable has an event of a row that it did not
+    /// name as a candidate, the row has none of the values that the candidates were sought by, and need not be asked for.
     fn ask_memtable(
         &self,
         (ranges, seq): (&IndexRanges<'_>, u64),
@@ -281,8 +282,9 @@ impl IndexSearch<'_> {
             return Ok(answers);
         }
         let (columns, last) = (IndexColumns::new(ranges.columns.to_vec()), EventId::end_of(seq));
+        let has_patches = self.state.memtable.has_patches();
         for (at, answer) in answers.iter_mut().enumerate() {
-            let Some(key) = keys.get(at) else { continue };
+            let Some(key) = keys.get(at).filter(|_| has_patches || keys.is_in_memtable(at)) else { continue };
             work::step(16)?;
             let key = read_sort_key(key, self.key_type)?;
             let holds = |value: &[u8]| ranges.ranges.iter().any(|range| range.low == value);
@@ -292,16 +294,33 @@ impl IndexSearch<'_> {
     }
 }
 
-/// The sort key in an entry of an index; `None` if the entry is after a range in which or before which it must be.
-fn key_in<'a>(entry: &'a [u8], ranges: &IndexRanges<'_>, range: &ValueRange) -> Result<Option<&'a [u8]>> {
-    if range.is_one_value() && ranges.depth == ranges.columns.len() {
-        // No value's bytes begin with another value's bytes.
-        return Ok(entry.strip_prefix(range.low.as_slice()));
+/// The sort keys in the entries of a range.
+struct RangeKeys<'a> {
+    range: &'a ValueRange,
+    /// The number of columns that the range is about, and of all columns.
+    depth: usize,
+    columns: usize,
+    /// Whether the range is one value of all columns.
+    is_exact: bool,
+}
+
+impl RangeKeys<'_> {
+    fn new<'a>(ranges: &IndexRanges<'_>, range: &'a ValueRange) -> RangeKeys<'a> {
+        let (depth, columns) = (ranges.depth, ranges.columns.len());
+        RangeKeys { range, depth, columns, is_exact: range.is_one_value() && depth == columns }
     }
-    let (value, _) = sortkey::split_columns(entry, ranges.depth).ok_or_else(not_a_key)?;
-    if value > range.high.as_slice() {
-        return Ok(None);
+
+    /// The sort key in an entry; `None` if the entry is after the range, in which or before which it must be.
+    fn key<'a>(&self, entry: &'a [u8]) -> Result<Option<&'a [u8]>> {
+        if self.is_exact {
+            // No value's bytes begin with another value's bytes.
+            return Ok(entry.strip_prefix(self.range.low.as_slice()));
+        }
+        let (value, _) = sortkey::split_columns(entry, self.depth).ok_or_else(not_a_key)?;
+        if value > self.range.high.as_slice() {
+            return Ok(None);
+        }
+        let (_, key) = sortkey::split_columns(entry, self.columns).ok_or_else(not_a_key)?;
+        Ok(Some(key))
     }
-    let (_, key) = sortkey::split_columns(entry, ranges.columns.len()).ok_or_else(not_a_key)?;
-    Ok(Some(key))
 }

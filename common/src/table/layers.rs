@@ -31,12 +31,13 @@ mod rows;
 mod scan;
 
 pub use commits::{CommitWalk, TableCommit};
-pub use file::LayerFile;
 pub(in crate::table) use file::at_file;
+pub use file::{LayerFile, LayerId};
 pub use history_scan::{HistoryEntry, LayerHistoryLookup, LayerHistoryScan};
 use keys::commit_seq;
 pub(in crate::table) use keys::not_a_key;
 pub use keys::{read_sort_key, sort_key};
+pub use row_batch::SoughtRow;
 pub use scan::LayerScan;
 use scan::OpenCursor;
 
@@ -307,15 +308,18 @@ impl LayerMap {
 
     /// Whether every layer that a point in time needs has an index on a path.
     pub(super) fn has_index(&self, path: &str, seq: u64) -> bool {
-        let last = EventId::end_of(seq);
-        self.deltas_at(last).chain(self.image_at(last)).all(|layer| layer.index(path).is_some())
+        self.layers_at(seq).all(|layer| layer.index(path).is_some())
     }
 
-    /// The index files of a path that a point in time needs, and whether each is a delta layer's.
+    /// The index files of a path that a point in time needs, the newest first, and whether each is a delta layer's.
     pub(super) fn index_files(&self, path: &str, seq: u64) -> Vec<(Arc<SstFile>, bool)> {
+        let file = |layer: &LayerFile| Some((Arc::clone(layer.index(path)?), layer.base != layer.seq));
+        self.layers_at(seq).filter_map(file).collect()
+    }
+
+    /// The layers that a point in time needs, the newest first.
+    pub(super) fn layers_at(&self, seq: u64) -> impl Iterator<Item = &LayerFile> {
         let last = EventId::end_of(seq);
-        let deltas = self.deltas_at(last).map(|delta| (delta, true));
-        let layers = deltas.chain(self.image_at(last).map(|image| (image, false)));
-        layers.filter_map(|(layer, is_delta)| Some((Arc::clone(layer.index(path)?), is_delta))).collect()
+        self.deltas_at(last).chain(self.image_at(last))
     }
 }

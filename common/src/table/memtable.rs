@@ -482,6 +482,27 @@ impl Memtable {
         while cursor.next_into(&mut entry) && visit(&entry) {}
         true
     }
+
+    /// As [`Memtable::candidates`], but in several runs, each of which ends when `visit` returns false: for callers that sort the
+    /// candidates anyway.
+    pub(super) fn candidates_in_runs(
+        &self,
+        path: &str,
+        start: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<bool>,
+    ) -> Result<bool> {
+        let segments = self.segments.load();
+        for segment in segments.iter() {
+            let Some(index) = segment.indexes().get(path).cloned() else { return Ok(false) };
+            index.candidates.visit_runs(start, &mut visit)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether an event may say nothing of some of a row's values, because it is a PATCH.
+    pub(super) fn has_patches(&self) -> bool {
+        self.segments.load().iter().any(|segment| segment.has_patches())
+    }
 }
 
 fn push(segment: &MemtableSegment, hash: u64, slot: EventSlot) -> Result<Option<usize>> {

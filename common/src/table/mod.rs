@@ -22,6 +22,7 @@ mod row_fold;
 pub mod row_histories;
 pub mod row_spans;
 pub mod schema;
+mod sort_start;
 pub mod sound_layers;
 pub mod state;
 pub mod table_counts;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::format::key::{Key, KeyType};
 use crate::table::event_id::EventId;
-use crate::table::layers::{LayerMap, read_sort_key};
+use crate::table::layers::{LayerMap, SoughtRow, read_sort_key};
 use crate::table::memtable::Memtable;
 use crate::table::row_fold::RowVersion;
 use crate::table::table_counts::TableCounts;
@@ -33,28 +33,28 @@ impl TableState {
         self.layers.row(key, last)
     }
 
-    /// The rows with some sort keys, in order, as their last events up to `last` left them. Stops early once it holds about
+    /// Some rows, in the order of their sort keys, as their last events up to `last` left them. Stops early once it holds about
     /// `bytes` bytes of documents: then the rows of the last keys are not returned, but at least one is.
     pub(super) fn rows(
         &self,
-        keys: &[&[u8]],
+        sought: &[SoughtRow<'_>],
         key_type: KeyType,
         last: EventId,
         bytes: usize,
     ) -> Result<Vec<Option<RowVersion>>> {
         if last.seq < self.layers.end() || self.memtable.is_empty() {
-            return self.layers.rows(keys, last, bytes);
+            return self.layers.rows(sought, last, bytes);
         }
-        let (mut rows, mut left) = (Vec::with_capacity(keys.len()), bytes);
+        let (mut rows, mut left) = (Vec::with_capacity(sought.len()), bytes);
         let (mut places, mut older) = (Vec::new(), Vec::new());
-        for (place, key) in keys.iter().enumerate() {
+        for (place, one) in sought.iter().enumerate() {
             work::step(16)?;
-            let row = self.memtable.row(&read_sort_key(key, key_type)?, last, &self.layers)?;
+            let row = self.memtable.row(&read_sort_key(one.key, key_type)?, last, &self.layers)?;
             let document = row.as_ref().and_then(|row| row.document.as_ref());
             left = left.saturating_sub(document.map_or(0, |document| document.msgpack().len()));
             if row.is_none() {
                 places.push(place);
-                older.push(*key);
+                older.push(*one);
             }
             rows.push(row);
             if left == 0 {

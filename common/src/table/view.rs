@@ -11,7 +11,7 @@ use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
 use crate::table::event_id::EventId;
 use crate::table::index_search::{FoundCandidates, IndexSearch};
-use crate::table::layers::{not_a_key, read_sort_key};
+use crate::table::layers::{SoughtRow, not_a_key, read_sort_key};
 use crate::table::row_fold::RowVersion;
 use crate::table::schema::Schema;
 use crate::table::table_counts::TableCounts;
@@ -101,19 +101,19 @@ impl View {
         Ok(found.and_then(|row| self.live(key, row)))
     }
 
-    /// Returns the live rows among those with some sort keys, which must be in order, and how many of the keys they are the
-    /// rows of: all, unless the rows take more than about `bytes` bytes, but at least one.
-    pub fn rows(&self, keys: &[&[u8]], bytes: usize) -> Result<(Vec<Row>, usize)> {
+    /// Returns the live rows among some, which must be in the order of their sort keys, and among how many of them these are: all,
+    /// unless the rows take more than about `bytes` bytes, but at least one.
+    pub fn rows(&self, sought: &[SoughtRow<'_>], bytes: usize) -> Result<(Vec<Row>, usize)> {
         let key_type = self.schema.key_type;
-        let none = || vec![None; keys.len()];
-        let found = self.read(none, |state| state.rows(keys, key_type, EventId::end_of(self.seq), bytes))?;
+        let none = || vec![None; sought.len()];
+        let found = self.read(none, |state| state.rows(sought, key_type, EventId::end_of(self.seq), bytes))?;
         let count = found.len();
         let mut rows = Vec::with_capacity(count);
-        for (key, row) in keys.iter().zip(found) {
+        for (one, row) in sought.iter().zip(found) {
             if let Some(RowVersion { seq, time_ms, document: Some(document) }) = row
                 && seq >= self.created_at
             {
-                rows.push(Row { key: read_sort_key(key, key_type)?, seq, time_ms, document });
+                rows.push(Row { key: read_sort_key(one.key, key_type)?, seq, time_ms, document });
             }
         }
         Ok((rows, count))

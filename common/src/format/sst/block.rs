@@ -1,9 +1,10 @@
 //! The raw content of data and index blocks: sorted entries, then the offset of each.
 //!
 //! A search in a block compares few keys but touches as many places of the block, and most of its time goes into waiting for
-//! memory. So a parsed block also has, in one array, four bytes of each key: those after the bytes that all keys share.
-//! Most searches compare only these and one key.
+//! memory. So a parsed block also has, in one array, where each entry begins and four bytes of its key: those after the bytes that
+//! all keys share. Most searches compare only these and one key.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,8 +23,29 @@ pub struct Block {
     len: usize,
     /// The number of bytes with which all keys begin.
     shared: usize,
-    /// For each key the four bytes after the shared ones, as a number; missing bytes count as zero.
-    heads: Arc<[u32]>,
+    places: Arc<[EntryPlace]>,
+}
+
+/// Where an entry is.
+#[derive(Debug, Clone, Copy)]
+struct EntryPlace {
+    /// The four bytes of its key after those that all keys share, as a number; missing bytes count as zero.
+    head: u32,
+    /// Where it begins.
+    start: u32,
+}
+
+impl EntryPlace {
+    fn start(&self) -> usize {
+        usize::try_from(self.start).unwrap_or(usize::MAX)
+    }
+}
+
+/// The key of the entry that begins some bytes.
+#[inline]
+fn key_of(entry: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = entry.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(u32::from_le_bytes(*len)).ok()?)
 }
 
 impl Block {
@@ -38,22 +60,28 @@ impl Block {
         let offsets_start = len.checked_mul(4).and_then(|bytes| rest.len().checked_sub(bytes));
         let offsets_start =
             offsets_start.ok_or(BlockError::Content("it has fewer entries than its count"))?;
-        let mut block = Block { raw, offsets_start, len, shared: 0, heads: Arc::default() };
-        let mut end = 0;
-        for index in 0..len {
-            if block.start(index) != Some(end) {
+        let (entries, starts) = rest.split_at_checked(offsets_start).ok_or(BlockError::Incomplete)?;
+        let mut places = Vec::with_capacity(len);
+        for start in starts.as_chunks::<4>().0 {
+            places.push(EntryPlace { head: 0, start: u32::from_le_bytes(*start) });
+        }
+        let (mut first, mut last, mut expected) = (None, &[][..], 0);
+        let ends = places.iter().skip(1).map(EntryPlace::start).chain([offsets_start]);
+        for (start, end) in places.iter().map(EntryPlace::start).zip(ends) {
+            if start != expected {
                 return Err(BlockError::Content("its entries are not contiguous"));
             }
-            end = block.start(index + 1).ok_or(BlockError::Incomplete)?;
-            if block.entry(index).is_none() {
-                return Err(BlockError::Content("a key is longer than its entry"));
-            }
+            expected = end;
+            let key = entries.get(start..end).and_then(key_of);
+            last = key.ok_or(BlockError::Content("a key is longer than its entry"))?;
+            first.get_or_insert(last);
         }
-        let (first, last) = (block.key(0).unwrap_or_default(), block.last_key().unwrap_or_default());
-        block.shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        block.heads =
-            (0..len).map(|index| head(block.key(index).unwrap_or_default(), block.shared)).collect();
-        Ok(block)
+        let shared = first.unwrap_or_default().iter().zip(last).take_while(|(a, b)| a == b).count();
+        for place in &mut places {
+            let key = entries.get(place.start()..).and_then(key_of);
+            place.head = head(key.unwrap_or_default(), shared);
+        }
+        Ok(Block { raw, offsets_start, len, shared, places: places.into() })
     }
 
     /// The number of entries.
@@ -68,7 +96,7 @@ impl Block {
 
     /// The memory of the block, in bytes.
     pub fn bytes(&self) -> usize {
-        self.raw.len() + self.heads.len() * size_of::<u32>()
+        self.raw.len() + self.places.len() * size_of::<EntryPlace>()
     }
 
     /// The offset of an entry; for `index == len`, the end of the last entry.
@@ -76,9 +104,7 @@ impl Block {
         if index == self.len {
             return Some(self.offsets_start);
         }
-        let at = index.checked_mul(4)?.checked_add(self.offsets_start)?;
-        let start = self.raw.get(at..)?.first_chunk::<4>()?;
-        usize::try_from(u32::from_le_bytes(*start)).ok()
+        self.places.get(index).map(EntryPlace::start)
     }
 
     /// An entry's key, and the start and end of its value.
@@ -87,8 +113,7 @@ impl Block {
             return None;
         }
         let (start, end) = (self.start(index)?, self.start(index + 1)?);
-        let (key_len, rest) = self.raw.get(start..end)?.split_first_chunk::<4>()?;
-        let key = rest.get(..usize::try_from(u32::from_le_bytes(*key_len)).ok()?)?;
+        let key = key_of(self.raw.get(start..end)?)?;
         Some((key, start + 4 + key.len(), end))
     }
 
@@ -99,8 +124,7 @@ impl Block {
             return None;
         }
         // Parsing has checked that the key is no longer than its entry.
-        let (key_len, rest) = self.raw.get(self.start(index)?..)?.split_first_chunk::<4>()?;
-        rest.get(..usize::try_from(u32::from_le_bytes(*key_len)).ok()?)
+        key_of(self.raw.get(self.start(index)?..)?)
     }
 
     /// The key of the last entry.
@@ -114,6 +138,12 @@ impl Block {
         self.raw.get(start..end)
     }
 
+    /// The key and the bytes of the value of an entry; `None` if `index` is out of range.
+    pub fn key_and_value(&self, index: usize) -> Option<(&[u8], &[u8])> {
+        let (key, start, end) = self.entry(index)?;
+        Some((key, self.raw.get(start..end)?))
+    }
+
     /// The value of an entry, which shares the block's memory; `None` if `index` is out of range.
     pub fn value(&self, index: usize) -> Option<Bytes> {
         let (_, start, end) = self.entry(index)?;
@@ -124,13 +154,24 @@ impl Block {
     /// none.
     pub fn position(&self, key: &[u8], past: bool) -> usize {
         let is_before = |found: &[u8]| if past { found <= key } else { found < key };
-        let shares = self.key(0).and_then(|first| first.get(..self.shared)) == key.get(..self.shared);
-        if !shares {
-            return self.partition_point(is_before);
-        }
+        let Some(start) = key.get(..self.shared) else { return self.partition_point(is_before) };
         let head = head(key, self.shared);
-        let low = self.heads.partition_point(|found| *found < head);
-        let same = self.heads.get(low..).unwrap_or_default().partition_point(|found| *found == head);
+        let low = self.places.partition_point(|place| place.head < head);
+        // Any key has the shared bytes; this one is likely to be needed anyway.
+        let found = self.key(low.min(self.len.saturating_sub(1))).unwrap_or_default();
+        match start.cmp(found.get(..self.shared).unwrap_or_default()) {
+            Ordering::Less => return 0,
+            Ordering::Greater => return self.len,
+            Ordering::Equal => {}
+        }
+        let is_same = |place: &EntryPlace| place.head == head;
+        let rest = self.places.get(low..).unwrap_or_default();
+        // Nearly always the bytes of one key, or of none.
+        let same = match rest {
+            [first, second, ..] if is_same(first) && is_same(second) => rest.partition_point(is_same),
+            [first, ..] => usize::from(is_same(first)),
+            [] => 0,
+        };
         self.partition_point_in(low, low + same, is_before)
     }
 

@@ -45,8 +45,8 @@ fn part(file: &[u8], handle: BlockHandle) -> Bytes {
 fn a_block_finds_its_entries() {
     let raw = raw_of(&[(b"", b"empty key"), (b"a", b""), (b"ab", b"x"), (b"b", b"yy")]);
     let block = Block::parse(raw.clone().into()).unwrap();
-    // Each key takes four bytes more, for searches.
-    assert_eq!((block.len(), block.bytes(), block.is_empty()), (4, raw.len() + 4 * 4, false));
+    // Each entry takes eight bytes more, for searches.
+    assert_eq!((block.len(), block.bytes(), block.is_empty()), (4, raw.len() + 4 * 8, false));
     let keys: Vec<_> = (0..4).map(|i| block.key(i).unwrap()).collect();
     assert_eq!(keys, [&b""[..], b"a", b"ab", b"b"]);
     assert_eq!(block.value(0).unwrap(), b"empty key"[..]);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::format::key::Key;
 use crate::table::candidate_keys::CandidateKeys;
-use crate::table::layers::sort_key;
+use crate::table::layers::{LayerId, SoughtRow, sort_key};
 
 /// A sorted list of keys.
 #[derive(Debug, Clone, Copy)]
@@ -29,15 +29,34 @@ impl<'a> KeyList<'a> {
         }
     }
 
-    /// At most `count` sort keys from a position on.
-    pub(super) fn sort_keys(self, start: usize, count: usize) -> Vec<Cow<'a, [u8]>> {
+    /// At most `count` keys from a position on.
+    pub(super) fn listed(self, start: usize, count: usize) -> Vec<ListedKey<'a>> {
         match self {
             KeyList::Keys(keys) => {
-                keys.iter().skip(start).take(count).map(|key| Cow::Owned(sort_key(key))).collect()
+                let keys = keys.iter().skip(start).take(count);
+                keys.map(|key| ListedKey { sort_key: Cow::Owned(sort_key(key)), layer: None }).collect()
             }
             KeyList::Candidates(keys) => {
-                (start..).map_while(|at| keys.get(at)).take(count).map(Cow::Borrowed).collect()
+                let listed = |at| {
+                    let sort_key = Cow::Borrowed(keys.get(at)?);
+                    Some(ListedKey { sort_key, layer: keys.layer(at) })
+                };
+                (start..).map_while(listed).take(count).collect()
             }
         }
+    }
+}
+
+/// A key of a list, and the layer that probably has the newest version of its row, if the list tells.
+#[derive(Debug)]
+pub(super) struct ListedKey<'a> {
+    sort_key: Cow<'a, [u8]>,
+    layer: Option<LayerId>,
+}
+
+impl ListedKey<'_> {
+    /// The row to look up.
+    pub(super) fn sought(&self) -> SoughtRow<'_> {
+        SoughtRow { key: &self.sort_key, layer: self.layer }
     }
 }

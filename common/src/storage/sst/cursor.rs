@@ -24,6 +24,9 @@ pub struct TreeCursor {
     is_cached: bool,
 }
 
+/// Of a range in so many blocks or more, it does not matter where in the first and the last block it ends.
+const MANY_BLOCKS: u64 = 4;
+
 /// One block on a cursor's path, and the index of the entry in it.
 #[derive(Debug, Clone)]
 struct CursorLevel {
@@ -59,14 +62,23 @@ impl SstFile {
         TreeCursor { is_cached: false, ..self.cursor(tree) }
     }
 
-    /// About how many entries of a tree have keys from `low` on to `high` and keys that begin with it.
+    /// About how many entries of a tree have keys from `low` on to `high` and keys that begin with it. If they are in many data
+    /// blocks, none of these is read.
     pub fn estimate_entries(self: &Arc<Self>, tree: u8, (low, high): (&[u8], &[u8])) -> Result<u64> {
         let entries = self.entries(tree);
         let mut cursor = self.cursor(tree);
-        cursor.seek(low)?;
-        let first = cursor.rank(entries);
-        cursor.seek_by(|key| key < high || key.starts_with(high))?;
-        Ok(cursor.rank(entries).saturating_sub(first))
+        let depth = cursor.depth();
+        let mut estimate = 0;
+        for depth in [depth.saturating_sub(1).max(1), depth] {
+            let (first, _) = cursor.find_rank(depth, entries, &|key: &[u8]| key < low)?;
+            let up_to_high = |key: &[u8]| key < high || key.starts_with(high);
+            let (after, share) = cursor.find_rank(depth, entries, &up_to_high)?;
+            estimate = after.saturating_sub(first);
+            if estimate >= share.saturating_mul(MANY_BLOCKS) {
+                break;
+            }
+        }
+        Ok(estimate)
     }
 }
 
@@ -91,12 +103,14 @@ impl TreeCursor {
 
     /// Moves to the first entry whose key is at least `key`.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
-        self.run_move(|cursor| cursor.find(&|found: &[u8]| found < key, &|block| block.position(key, false)))
+        self.run_move(|cursor| {
+            cursor.find(cursor.depth(), &|found: &[u8]| found < key, &|block| block.position(key, false))
+        })
     }
 
     /// Moves to the first entry whose key is not `before`, a predicate that is true for a prefix of the sorted keys.
     pub(crate) fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
-        self.run_move(|cursor| cursor.find(&before, &|block| block.partition_point(&before)))
+        self.run_move(|cursor| cursor.find(cursor.depth(), &before, &|block| block.partition_point(&before)))
     }
 
     /// Moves to the last entry whose key is `upto`, a predicate that is true for a prefix of the sorted keys. If it is true
@@ -128,6 +142,25 @@ impl TreeCursor {
                 .descend(BlockEnd::Last)
                 .map(|found| if found { CursorState::OnEntry } else { CursorState::BeforeFirst })
         })
+    }
+
+    /// Passes the entries from the present one on to `visit` until it returns false. Then the cursor is on the last entry passed.
+    pub(crate) fn visit(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        while self.state == CursorState::OnEntry
+            && let Some(level) = self.path.last_mut()
+        {
+            while let Some((key, value)) = level.block.key_and_value(level.index) {
+                if !visit(key, value)? {
+                    return Ok(());
+                }
+                if level.index + 1 == level.block.len() {
+                    break;
+                }
+                level.index += 1;
+            }
+            self.next()?;
+        }
+        Ok(())
     }
 
     /// Moves to the next entry.
@@ -172,26 +205,36 @@ impl TreeCursor {
         }
     }
 
+    /// Moves to the first entry whose key is greater than `key`.
+    pub(crate) fn seek_after(&mut self, key: &[u8]) -> Result<()> {
+        self.run_move(|cursor| {
+            cursor.find(cursor.depth(), &|found: &[u8]| found <= key, &|block| block.position(key, true))
+        })
+    }
+
     /// Moves to the last entry whose key is at most `key`; before the first entry if there is none.
     pub(crate) fn seek_last(&mut self, key: &[u8]) -> Result<()> {
-        self.run_move(|cursor| {
-            cursor.find(&|found: &[u8]| found <= key, &|block| block.position(key, true))
-        })?;
+        self.seek_after(key)?;
         self.prev()
     }
 
-    /// About how many entries are before the present one, in proportion to `entries` of the tree.
-    fn rank(&self, entries: u64) -> u64 {
-        if self.state == CursorState::AfterLast {
-            return entries;
-        }
+    /// Finds the first entry whose key is not `before`, down to the block on level `depth` that has it. Returns about how many of
+    /// the `entries` of the tree are before it or before what is below the same entry of that block, and how many are below each.
+    fn find_rank(
+        &mut self,
+        depth: usize,
+        entries: u64,
+        before: &impl Fn(&[u8]) -> bool,
+    ) -> Result<(u64, u64)> {
+        let found = self.find(depth, before, &|block| block.partition_point(before))?;
         // From the root down, each block divides its share of the entries evenly.
-        let (mut before, mut share) = (0u128, u128::from(entries) << 64);
+        let (mut rank, mut share) = (0u128, u128::from(entries) << 64);
         for level in &self.path {
             share /= level.block.len().max(1) as u128;
-            before += share * level.index as u128;
+            rank += share * level.index as u128;
         }
-        u64::try_from(before >> 64).unwrap_or(u64::MAX)
+        let whole = |number: u128| u64::try_from(number >> 64).unwrap_or(u64::MAX);
+        Ok((if found == CursorState::AfterLast { entries } else { whole(rank) }, whole(share)))
     }
 
     fn leaf(&self) -> Option<&CursorLevel> {
@@ -225,9 +268,10 @@ impl TreeCursor {
         Ok(())
     }
 
-    /// Moves to the first entry whose key is not `before`. `position` finds it in a block.
+    /// Moves to the first entry whose key is not `before`, on level `depth` of the blocks. `position` finds it in a block.
     fn find(
         &mut self,
+        depth: usize,
         before: &impl Fn(&[u8]) -> bool,
         position: &impl Fn(&Block) -> usize,
     ) -> Result<CursorState> {
@@ -236,7 +280,6 @@ impl TreeCursor {
         }
         self.load_root()?;
         loop {
-            let depth = self.depth();
             let levels = self.path.len();
             let Some(level) = self.path.last_mut() else { return Ok(CursorState::AfterLast) };
             level.index = position(&level.block);

@@ -96,10 +96,26 @@ enum Move {
     Seek(Vec<u8>),
     SeekBy(Vec<u8>),
     SeekLast(Vec<u8>),
+    SeekAfter(Vec<u8>),
+    /// Passes so many entries.
+    Visit(usize),
     First,
     Last,
     Next,
     Prev,
+}
+
+/// Passes some entries, and compares them with the model.
+fn visit(cursor: &mut TreeCursor, model: &Model, count: usize) -> Result<()> {
+    let from = cursor.key().map(<[u8]>::to_vec);
+    let mut passed = Vec::new();
+    cursor.visit(|key, value| {
+        passed.push((key.to_vec(), value.to_vec()));
+        Ok(passed.len() < count)
+    })?;
+    let expected = from.into_iter().flat_map(|from| model.range(from..)).take(count).map(owned);
+    assert_eq!(passed, expected.collect::<Vec<_>>());
+    Ok(())
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -111,6 +127,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => key().prop_map(Move::Seek),
         2 => key().prop_map(Move::SeekBy),
         2 => key().prop_map(Move::SeekLast),
+        2 => key().prop_map(Move::SeekAfter),
+        2 => (1..30_usize).prop_map(Move::Visit),
         1 => Just(Move::First),
         1 => Just(Move::Last),
         5 => Just(Move::Next),
@@ -130,18 +148,25 @@ enum ExpectedPlace {
 fn moved(model: &Model, from: ExpectedPlace, step: &Move) -> ExpectedPlace {
     let up = |key: Option<&Vec<u8>>| key.cloned().map_or(ExpectedPlace::Past, ExpectedPlace::On);
     let down = |key: Option<&Vec<u8>>| key.cloned().map_or(ExpectedPlace::Before, ExpectedPlace::On);
-    match (step, from) {
+    match (step, &from) {
         (Move::Seek(key), _) => up(model.range(key.clone()..).next().map(|(key, _)| key)),
         (Move::SeekBy(at), _) => up(model.keys().find(|key| prefix(key) >= prefix(at))),
         (Move::SeekLast(at), _) => down(model.keys().rfind(|key| prefix(key) <= prefix(at))),
+        (Move::SeekAfter(at), _) => up(model.keys().find(|key| *key > at)),
+        (Move::Visit(_), ExpectedPlace::Before | ExpectedPlace::Past) => from.clone(),
+        (Move::Visit(count), ExpectedPlace::On(key)) => {
+            up(model.range(key.clone()..).map(|(key, _)| key).nth(count - 1))
+        }
         (Move::First, _) | (Move::Next, ExpectedPlace::Before) => up(model.keys().next()),
         (Move::Last, _) | (Move::Prev, ExpectedPlace::Past) => down(model.keys().next_back()),
         (Move::Next, ExpectedPlace::Past) => ExpectedPlace::Past,
         (Move::Prev, ExpectedPlace::Before) => ExpectedPlace::Before,
         (Move::Next, ExpectedPlace::On(key)) => {
-            up(model.range((Bound::Excluded(key), Bound::Unbounded)).next().map(|(key, _)| key))
+            up(model.range((Bound::Excluded(key.clone()), Bound::Unbounded)).next().map(|(key, _)| key))
         }
-        (Move::Prev, ExpectedPlace::On(key)) => down(model.range(..key).next_back().map(|(key, _)| key)),
+        (Move::Prev, ExpectedPlace::On(key)) => {
+            down(model.range(..key.clone()).next_back().map(|(key, _)| key))
+        }
     }
 }
 
@@ -173,6 +198,8 @@ proptest! {
                 Move::Seek(key) => cursor.seek(key),
                 Move::SeekBy(at) => cursor.seek_by(|key| prefix(key) < prefix(at)),
                 Move::SeekLast(at) => cursor.seek_last_by(|key| prefix(key) <= prefix(at)),
+                Move::SeekAfter(at) => cursor.seek_after(at),
+                Move::Visit(count) => visit(&mut cursor, &model, *count),
                 Move::First => cursor.first(),
                 Move::Last => cursor.last(),
                 Move::Next => cursor.next(),

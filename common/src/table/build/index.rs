@@ -18,10 +18,10 @@ use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
 use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
-use crate::table::build::sort_start::{SortStart, common_len};
 use crate::table::layers::LayerFile;
 use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::RowFold;
+use crate::table::sort_start::{SortStart, common_len};
 use crate::table::table_files::TableFiles;
 
 /// The size in bytes at which the candidates in memory are written to a run.

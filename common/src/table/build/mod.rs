@@ -10,4 +10,3 @@ pub mod merge_policy;
 pub mod new_files;
 pub mod progress;
 pub mod requests_since;
-mod sort_start;

@@ -23,7 +23,15 @@ pub struct LayerFile {
     pub indexes: Vec<(String, Arc<SstFile>)>,
 }
 
+/// A layer's base and seq, which name it among the delta layers and image layers of a table.
+pub type LayerId = (u64, u64);
+
 impl LayerFile {
+    /// Which layer it is.
+    pub(in crate::table) fn id(&self) -> LayerId {
+        (self.base, self.seq)
+    }
+
     /// The index on a path.
     pub fn index(&self, path: &str) -> Option<&Arc<SstFile>> {
         self.indexes.iter().find(|(name, _)| name == path).map(|(_, file)| file)

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::table::event_id::EventId;
 use crate::table::layers::LayerMap;
 use crate::table::layers::file::{LayerFile, at_file};
-use crate::table::layers::keys::{is_at_or_before, sort_key, version_of};
+use crate::table::layers::keys::{sort_key, version_of};
 use crate::table::row_fold::{RowFold, RowVersion};
 use crate::work;
 
@@ -100,7 +100,7 @@ impl LayerMap {
         newest_first: bool,
     ) -> Result<Vec<(EventId, VersionEntry)>> {
         let key = sort_key(key);
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        let (mut found, mut bytes, mut sought) = (Vec::new(), 0, key.clone());
         let within = |delta: &&LayerFile| delta.seq > after.seq.saturating_sub(1) && delta.base < last.seq;
         let mut deltas: Vec<&LayerFile> = self.deltas.iter().filter(within).collect();
         if newest_first {
@@ -114,10 +114,13 @@ impl LayerMap {
                 continue;
             }
             let mut cursor = delta.file.cursor(tree::VERSIONS);
+            let end = if newest_first { last } else { after };
+            sought.truncate(key.len());
+            push_version(&mut sought, end.seq, end.index);
             if newest_first {
-                cursor.seek_last_by(|at| is_at_or_before(at, &key, last))?;
+                cursor.seek_last(&sought)?
             } else {
-                cursor.seek_by(|at| is_at_or_before(at, &key, after))?;
+                cursor.seek_after(&sought)?
             }
             while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
                 let Some(id) = version_of(at, &key) else { break };

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
 use crate::format::document::Document;
+use crate::format::event::EventType;
 use crate::format::key::Key;
 use crate::format::sortkey;
 use crate::table::event_id::EventId;
@@ -43,6 +44,7 @@ pub(super) struct MemtableSegment {
     pub keys: SortedSet,
     indexes: RwLock<Arc<Indexes>>,
     bytes: AtomicU64,
+    has_patches: AtomicBool,
 }
 
 impl MemtableSegment {
@@ -57,6 +59,7 @@ impl MemtableSegment {
             keys: SortedSet::default(),
             indexes: RwLock::new(Arc::new(indexes)),
             bytes: AtomicU64::new(0),
+            has_patches: AtomicBool::new(false),
         }
     }
 
@@ -68,6 +71,11 @@ impl MemtableSegment {
     /// An estimate of the bytes that the segment takes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether an event is a PATCH.
+    pub(super) fn has_patches(&self) -> bool {
+        self.has_patches.load(Ordering::Acquire)
     }
 
     /// Whether the segment takes no more events.
@@ -124,6 +132,10 @@ impl MemtableSegment {
             self.bytes.fetch_add(slot.bytes() as u64, Ordering::Relaxed);
             return self.events.push(slot).map_err(Box::new);
         };
+        if slot.kind == EventType::Patch {
+            // Before a reader can see the event.
+            self.has_patches.store(true, Ordering::Release);
+        }
         let before = self.newest(hash, &key);
         let known = before.and_then(|at| self.events.get(at)?.key.clone());
         let is_new = known.is_none();

@@ -131,6 +131,28 @@ impl SortedSet {
         *self.0.write() = Runs { sorted, unsorted: Run::default() };
     }
 
+    /// Passes the entries from `start` on to `visit`, one run after the other: the entries of a run in order, until `visit` returns
+    /// false. An entry that several runs have is passed several times.
+    pub(super) fn visit_runs<E>(
+        &self,
+        start: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let (sorted, unsorted) = {
+            let runs = self.0.read();
+            (runs.sorted.clone(), runs.unsorted.sorted(start))
+        };
+        for run in sorted.iter().map(AsRef::as_ref).chain([&unsorted]) {
+            let mut at = run.position(start);
+            while let Some(entry) = run.get(at)
+                && visit(entry)?
+            {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// An estimate of the bytes that an entry takes.
     pub(super) fn entry_bytes(entry: &[u8]) -> usize {
         entry.len() + size_of::<u32>()
@@ -205,7 +227,19 @@ mod tests {
             }
             sets[sealed].seal();
             let model: BTreeSet<Vec<u8>> = added.into_iter().map(|(_, entry)| entry).collect();
-            prop_assert_eq!(entries(&sets, &start), model.range(start..).cloned().collect::<Vec<_>>());
+            let expected: Vec<Vec<u8>> = model.range(start.clone()..).cloned().collect();
+            prop_assert_eq!(entries(&sets, &start), expected.clone());
+            let end = start.iter().map(|byte| byte + 1).collect::<Vec<u8>>();
+            let mut passed = BTreeSet::new();
+            for set in &sets {
+                let visit = |entry: &[u8]| {
+                    passed.insert(entry.to_vec());
+                    Ok::<bool, ()>(entry < &end[..])
+                };
+                set.visit_runs(&start, visit).unwrap();
+            }
+            prop_assert!(passed.iter().all(|entry| model.contains(entry) && *entry >= start));
+            prop_assert!(expected.iter().filter(|entry| **entry < end).all(|entry| passed.contains(entry)));
         }
     }
 

@@ -18,10 +18,10 @@ use crate::format::sortkey;
 use crate::storage::wal::cursor::CursorItem;
 use crate::table::build::delta_limits::DeltaLimits;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
-use crate::table::build::sort_start::{SortStart, common_len};
 use crate::table::layers::LayerMap;
 use crate::table::log_tail::{ReadLimit, log_after};
 use crate::table::schema::{SchemaAction, SchemaEvent};
+use crate::table::sort_start::{SortStart, common_len};
 use crate::table::table_files::TableFiles;
 
 /// The events after a table's newest delta layer, read from the log.
