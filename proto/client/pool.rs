@@ -124,12 +124,7 @@ impl Backend {
         Backend::of(what, "this process".to_owned(), channels, true)
     }
 
-    fn of(
-        what: &'static str,
-        address: String,
-        channels: Vec<OnceCell<Channel>>,
-        given: bool,
-    ) -> Backend {
+    fn of(what: &'static str, address: String, channels: Vec<OnceCell<Channel>>, given: bool) -> Backend {
         let (next, aside, credentials) = (AtomicUsize::new(0), Mutex::default(), Credentials::default());
         Backend { what, address, tls: None, channels, next, credentials, given, aside }
     }

@@ -62,9 +62,8 @@ impl Applied {
 
     /// The tables, dropped ones too, of which the caller may see a name.
     pub fn tables_for<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a Arc<Timeline>> + Clone {
-        let is_visible = |table: &&Arc<Timeline>| {
-            caller.is_admin() || table.names().iter().any(|name| caller.lists(name))
-        };
+        let is_visible =
+            |table: &&Arc<Timeline>| caller.is_admin() || table.names().iter().any(|name| caller.lists(name));
         self.tables.values().filter(is_visible)
     }
 

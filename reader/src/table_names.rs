@@ -92,8 +92,8 @@ impl TableNames {
         after: &str,
         with_dropped: bool,
     ) -> impl Iterator<Item = (&Arc<str>, &Arc<Timeline>)> {
-        let at = move |(name, tables)| -> Option<(&Arc<str>, &Arc<Timeline>)> {
-            let tables: &Vec<Arc<Timeline>> = tables;
+        let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        self.0.range::<str, _>(after).filter_map(move |(name, tables)| {
             let mut dropped = None;
             for table in tables {
                 match table.name_state(name, seq, seq) {
@@ -105,9 +105,7 @@ impl TableNames {
                 }
             }
             dropped.filter(|_| with_dropped).map(|(_, table)| (name, table))
-        };
-        let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        self.0.range::<str, _>(after).filter_map(at)
+        })
     }
 
     /// The tables that have had a name, in the order in which they got known.

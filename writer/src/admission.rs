@@ -215,7 +215,8 @@ impl Admission {
             RequestMatch::Conflicting(token) => {
                 let message = format!(
                     "request id {:?} is in use: a different request with this id became commit {}; use a new id for each request",
-                    id_of(&request.id), token.seq
+                    id_of(&request.id),
+                    token.seq
                 );
                 Err(Error::new(Reason::RequestIdReused, message).with("seq", token.seq.to_string()))
             }

@@ -49,6 +49,15 @@ fn literal(key: &str, key_type: KeyType) -> CliResult<String> {
             Ok(int) => Ok(int.to_string()),
             Err(_) => Err(Failure::Usage(format!("{key:?} is no key: the keys of this table are integers"))),
         },
+        KeyType::Composite => match serde_json::from_str::<Vec<serde_json::Value>>(key) {
+            Ok(values) => {
+                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+                Ok(format!("({})", values.join(", ")))
+            }
+            Err(_) => Err(Failure::Usage(format!(
+                "{key:?} is no key: the keys of this table are arrays, such as [\"x\",3]"
+            ))),
+        },
         KeyType::String | KeyType::Unspecified => quoted(key),
     }
 }

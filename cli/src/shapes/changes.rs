@@ -100,8 +100,7 @@ pub(crate) fn commit(commit: v1::Commit, images: RequestedImages) -> Result<Stri
         changes: Vec<ChangeJson>,
     }
     let (seq, time) = (commit.seq, time(commit.time.as_ref())?);
-    let (actor, principal, reason) =
-        (commit.actor.clone(), commit.principal.clone(), commit.reason.clone());
+    let (actor, principal, reason) = (commit.actor.clone(), commit.principal.clone(), commit.reason.clone());
     let changes = events(commit, images)?.into_iter().map(|event| {
         let EventJson { table, key, kind, payload, before, after, .. } = event;
         ChangeJson { table, key, kind, payload, before, after }

@@ -255,6 +255,7 @@ fn key_to_wire(key: &Key) -> String {
     match key {
         Key::Str(text) => text.as_ref().to_owned(),
         Key::Int(int) => int.to_string(),
+        Key::Composite(key) => key.text().to_owned(),
     }
 }
 

@@ -106,7 +106,8 @@ impl View {
     pub fn rows(&self, sought: &[SoughtRow<'_>], bytes: usize) -> Result<(Vec<Row>, usize)> {
         let key_type = self.schema.key_type;
         let none = || vec![None; sought.len()];
-        let found = self.read(none, |state| state.rows(sought, key_type, EventId::end_of(self.seq), bytes))?;
+        let found =
+            self.read(none, |state| state.rows(sought, key_type, EventId::end_of(self.seq), bytes))?;
         let count = found.len();
         let mut rows = Vec::with_capacity(count);
         for (one, row) in sought.iter().zip(found) {

@@ -1,7 +1,7 @@
 //! A follower adopts newer layers only once they are open, and does without those that are damaged.
 
-use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::Reason;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::storage::fs::sim::{Fault, Repeat, SimOp};
 use driftdb_common::storage::head;
 

@@ -1,8 +1,8 @@
 //! A follower whose log is compacted while it reads continues with the compacted log, and rejects reads below the floor.
 
-use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::Reason;
 use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::table::view::View;
 
 use crate::follower::Follower;

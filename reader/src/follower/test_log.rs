@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::ops::Bound;
 use std::path::PathBuf;
 
-use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::Manifest;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::layout::{self, DataDir};
 use driftdb_common::storage::recovery;

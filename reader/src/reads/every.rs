@@ -115,7 +115,7 @@ impl MomentPages {
             let MomentsQuery { condition, group_by, items, having, format, .. } = wanted;
             let question = EveryQuery { moments, condition, group_by, items, having };
             let execution = EveryExecution::new(timeline, question)?;
-            let table = timeline.name().to_owned();
+            let table = wanted.table.name().to_owned();
             let (has_read_all, returned, header) = (false, 0, Some(header));
             Ok(MomentPages { execution, table, format, has_read_all, returned, header })
         };

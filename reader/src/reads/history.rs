@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
-use driftdb_common::format::principal_text::actor_of;
 use driftdb_common::limits;
 use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::PointInTime;
@@ -148,7 +147,6 @@ impl CommitPages {
     fn another_try(&self) -> Option<CommitPages> {
         Some(CommitPages {
             execution: self.execution.another_try()?,
-            table: self.table.clone(),
             ahead: VecDeque::new(),
             header: self.header.clone(),
             ..*self
@@ -165,8 +163,9 @@ impl CommitPages {
         for _ in 0..BATCHES_PER_STEP {
             if self.has_read_all() {
                 let (after, last) = self.commits;
+                let table = self.execution.timeline().name_at(last);
                 let how = self.execution.explanation();
-                let text = format!("{} after seq {after} up to seq {last}: {how}", self.table);
+                let text = format!("{table} after seq {after} up to seq {last}: {how}");
                 let (header, notes) = (self.header.take(), Vec::new());
                 return Ok(PageStep::LastPage(Explanation { header, text, notes }));
             }

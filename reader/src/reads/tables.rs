@@ -56,7 +56,8 @@ pub async fn list(
         let point = context.replica.point_at(&applied, as_of)?;
         let header = point.header(&context.replica, point.applied.tables_for(&caller))?;
         let (mut tables, mut bytes, mut has_more) = (Vec::new(), 0_usize, false);
-        let names = point.applied.names.at(point.seq, &after, with_dropped).filter(|(name, _)| caller.lists(name));
+        let names =
+            point.applied.names.at(point.seq, &after, with_dropped).filter(|(name, _)| caller.lists(name));
         for (name, timeline) in names {
             work::step(16)?;
             let Some(info) = listed_info(name, timeline, point.seq) else { continue };

@@ -396,11 +396,11 @@ impl WriterService for WriterRpc {
         let request = request.into_inner();
         let change = decoding::change_of_apply(&self.tasks, request.operations, request.preconditions).await;
         let change = change.map_err(to_status)?;
-        let AnsweredCommit { receipt, made_keys } =
-            match self.commit(&caller, change, request.options).await {
-                Ok(commit) => commit,
-                Err(error) => return Err(self.failure(&caller, error).await),
-            };
+        let AnsweredCommit { receipt, made_keys } = match self.commit(&caller, change, request.options).await
+        {
+            Ok(commit) => commit,
+            Err(error) => return Err(self.failure(&caller, error).await),
+        };
         let (token, replayed) = (self.token(receipt), receipt.replayed);
         Ok(Response::new(v1::ApplyResponse { token, replayed, made_keys }))
     }

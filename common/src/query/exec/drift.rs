@@ -412,7 +412,8 @@ impl EventVisitor for EventCollector<'_> {
     }
 
     fn event(&mut self, _: &Key, id: EventId, version: VersionEntry) -> Result<()> {
-        let is_wanted = self.found.wants(id) && self.actor.is_none_or(|actor| actor_of(&version.actor) == actor);
+        let is_wanted =
+            self.found.wants(id) && self.actor.is_none_or(|actor| actor_of(&version.actor) == actor);
         self.pending = is_wanted.then_some((id, version));
         Ok(())
     }

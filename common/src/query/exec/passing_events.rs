@@ -261,6 +261,7 @@ fn key_bytes(key: &Key) -> usize {
     match key {
         Key::Int(_) => KEY_OVERHEAD,
         Key::Str(text) => KEY_OVERHEAD + text.len(),
+        Key::Composite(key) => KEY_OVERHEAD + key.text().len(),
     }
 }
 

@@ -51,8 +51,12 @@ fn uses_of(statement: &Statement) -> Vec<(AccessAction, Option<&str>)> {
         Statement::Select(select) | Statement::Explain(select) => {
             vec![(AccessAction::Read, Some(&select.table.text))]
         }
-        Statement::ShowDrift(drift) => vec![(AccessAction::Read, Some(&drift.table.text))],
-        Statement::Find(find) => vec![(AccessAction::Read, Some(&find.table.text))],
+        Statement::ShowDrift(drift) | Statement::ExplainDrift(drift) => {
+            vec![(AccessAction::Read, Some(&drift.table.text))]
+        }
+        Statement::Find(find) | Statement::ExplainFind(find) => {
+            vec![(AccessAction::Read, Some(&find.table.text))]
+        }
         Statement::ShowDiff { table, .. } | Statement::Describe { table, .. } => {
             vec![(AccessAction::Read, Some(&table.text))]
         }
