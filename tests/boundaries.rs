@@ -133,7 +133,7 @@ async fn what_memory_does_not_have_is_looked_for_in_snapshots() {
         });
         apply(writer, operations.collect()).await.unwrap();
     }
-    let last = run(writer, r#"SOFT DELETE FROM t WHERE n = 5"#).await.unwrap().seq;
+    let last = apply(writer, vec![delete("t", "k1"), delete("t", "k2")]).await.unwrap().seq;
     snapshot(writer, "t").await.unwrap();
     cluster.writer_daemon.kill();
     cluster.writer_daemon = Daemon::writer(cluster.dir.path());
