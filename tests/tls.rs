@@ -59,7 +59,13 @@ fn every_command_of_driftctl_works_with_tls() {
     // The shell, too, and options instead of the environment; addresses without a scheme.
     let client = |file: &std::path::Path| file.display().to_string();
     let mut shell = Command::new(binary("driftctl"))
-        .args(["--tls-ca", &client(&cluster.trusted), "shell", "--tls-cert", &client(&cluster.client.certificate)])
+        .args([
+            "--tls-ca",
+            &client(&cluster.trusted),
+            "shell",
+            "--tls-cert",
+            &client(&cluster.client.certificate),
+        ])
         .args(["--tls-key", &client(&cluster.client.key)])
         .args(["--writer", cluster.writer_daemon.url.trim_start_matches("https://")])
         .args(["--reader", cluster.reader_daemon.url.trim_start_matches("https://")])
@@ -87,8 +93,7 @@ fn bench_measures_a_deployment_with_tls() {
 async fn the_rust_client_writes_reads_and_watches_with_tls() {
     let cluster = SecureCluster::start();
     let client = cluster.client_with(cluster.tls());
-    let table =
-        v1::CreateTableRequest { table: "t".into(), primary_key: "id".into(), ..Default::default() };
+    let table = v1::CreateTableRequest { table: "t".into(), primary_key: "id".into(), ..Default::default() };
     client.create_table(table).await.unwrap();
     let request = v1::WatchDriftRequest { tables: vec!["t".into()], ..Default::default() };
     let mut watch = client.watch(request);
@@ -129,11 +134,31 @@ fn refused_clients(cluster: &SecureCluster) -> Vec<(&'static str, ClientTls, &'s
     let tls = || cluster.tls();
     vec![
         ("no certificate", ClientTls::new(&cluster.trusted), "it requires a client certificate"),
-        ("wrong CA", of_stranger.of_client(&cluster.trusted), "it refuses the certificate of this client: UnknownCA"),
-        ("expired", expired.of_client(&cluster.trusted), "it refuses the certificate of this client: CertificateExpired"),
-        ("server as client", cluster.server.of_client(&cluster.trusted), "it refuses the certificate of this client"),
-        ("daemon not trusted", cluster.client.of_client(&strange_ca), "its certificate is not from a CA that this client trusts"),
-        ("wrong name", tls().with_server_name("db.example.org"), r#"its certificate is not for the name "db.example.org""#),
+        (
+            "wrong CA",
+            of_stranger.of_client(&cluster.trusted),
+            "it refuses the certificate of this client: UnknownCA",
+        ),
+        (
+            "expired",
+            expired.of_client(&cluster.trusted),
+            "it refuses the certificate of this client: CertificateExpired",
+        ),
+        (
+            "server as client",
+            cluster.server.of_client(&cluster.trusted),
+            "it refuses the certificate of this client",
+        ),
+        (
+            "daemon not trusted",
+            cluster.client.of_client(&strange_ca),
+            "its certificate is not from a CA that this client trusts",
+        ),
+        (
+            "wrong name",
+            tls().with_server_name("db.example.org"),
+            r#"its certificate is not for the name "db.example.org""#,
+        ),
         ("no file", ClientTls::new(dir.join("none.pem")), "none.pem: No such file"),
         ("no certificate in the file", ClientTls::new(&cluster.client.key), "it contains none in PEM"),
     ]
@@ -196,7 +221,10 @@ async fn a_client_and_a_daemon_that_disagree_about_tls_find_out() {
     // https:// alone trusts nobody.
     let status = Client::new([&url], [""; 0]).writer_status().await.unwrap_err();
     assert!(status.message().contains("https:// needs the certificates of the CAs to trust"), "{status}");
-    let output = Command::new(binary("driftctl")).args(["--writer", &url, "--reader", &url, "status"]).output().unwrap();
+    let output = Command::new(binary("driftctl"))
+        .args(["--writer", &url, "--reader", &url, "status"])
+        .output()
+        .unwrap();
     assert!(stderr(&output).contains("--tls-ca"), "{}", stderr(&output));
 }
 
@@ -247,7 +275,10 @@ fn a_daemon_listens_beyond_this_machine_only_if_it_is_told_so() {
         let mut command = Command::new(binary(name));
         command.arg("--data").arg(dir.path().join("data")).args(["--listen", "0.0.0.0:0"]);
         let error = Daemon::spawn(command).unwrap_err();
-        assert!(error.contains("cannot listen on 0.0.0.0:0 without TLS and authentication"), "{name}: {error}");
+        assert!(
+            error.contains("cannot listen on 0.0.0.0:0 without TLS and authentication"),
+            "{name}: {error}"
+        );
         assert!(error.contains("--insecure-listen"), "{error}");
     }
     assert!(!dir.path().join("data").exists());
@@ -271,7 +302,8 @@ fn the_certificates_of_cert_new_and_the_commands_that_it_prints_work() {
         command.args(["-c", script]).current_dir(dir.path()).env("PATH", &path);
         command
     };
-    let made = shell("driftctl cert new certs --host db.example.org --client billing --days 7").output().unwrap();
+    let made =
+        shell("driftctl cert new certs --host db.example.org --client billing --days 7").output().unwrap();
     assert!(made.status.success(), "{}", stderr(&made));
     let printed = stderr(&made);
     let command = |start: &str| {
@@ -293,7 +325,10 @@ fn the_certificates_of_cert_new_and_the_commands_that_it_prints_work() {
     };
     assert!(run(&command("driftctl --tls-ca")).contains(r#""client_certificates":true"#));
     let exported = command("export");
-    assert!(run(&format!("{exported}; driftctl --tls-server-name db.example.org status")).contains(r#""tls":true"#));
+    assert!(
+        run(&format!("{exported}; driftctl --tls-server-name db.example.org status"))
+            .contains(r#""tls":true"#)
+    );
     let again = shell("driftctl cert new certs").output().unwrap();
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("the file exists"), "{}", stderr(&again));

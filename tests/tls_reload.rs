@@ -46,7 +46,12 @@ impl ClientLoad {
                     let request = v1::ApplyRequest { operations, ..Default::default() };
                     let answer = client.writer().await.unwrap().apply(request).await.unwrap().into_inner();
                     let freshness = answer.token.map(v1::Freshness::from);
-                    let get = v1::GetRequest { table: "t".into(), keys: vec![key], freshness, ..Default::default() };
+                    let get = v1::GetRequest {
+                        table: "t".into(),
+                        keys: vec![key],
+                        freshness,
+                        ..Default::default()
+                    };
                     let found = client.reader_at(0).await.unwrap().get(get).await.unwrap().into_inner();
                     assert_eq!(found.rows.len(), 1);
                     calls.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +98,9 @@ fn interruption(mut watch: Watcher) -> JoinHandle<String> {
     tokio::spawn(async move {
         loop {
             match watch.next().await {
-                Ok(Some(WatchEvent::Interrupted(status))) | Err(status) => return status.message().to_owned(),
+                Ok(Some(WatchEvent::Interrupted(status))) | Err(status) => {
+                    return status.message().to_owned();
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => return "the watch ended".to_owned(),
             }
@@ -137,7 +144,8 @@ async fn a_reload_fails_no_call_and_ends_only_the_streams_of_a_ca_that_was_taken
     put(&cluster.client_ca, &format!("{first_ca}{}", second.pem));
     cluster.writer_daemon.signal("HUP");
     cluster.reader_daemon.signal("HUP");
-    let of_second = second.client(cluster.dir.path(), "second", TimeSpan::hours(1)).of_client(&cluster.trusted);
+    let of_second =
+        second.client(cluster.dir.path(), "second", TimeSpan::hours(1)).of_client(&cluster.trusted);
     let began = Instant::now();
     let second_watch = loop {
         let client = cluster.client_with(of_second.clone());
@@ -173,7 +181,12 @@ async fn a_bad_file_keeps_the_former_ones_and_is_named_until_it_is_mended() {
     let text = |path: &std::path::Path| read(path);
     for (what, path, bad, expected) in [
         ("garbage", &cluster.server.certificate, "garbage".to_owned(), "it contains no certificate in PEM"),
-        ("half a certificate", &cluster.server.certificate, half(&text(&cluster.server.certificate)), "server.pem"),
+        (
+            "half a certificate",
+            &cluster.server.certificate,
+            half(&text(&cluster.server.certificate)),
+            "server.pem",
+        ),
         ("the key of another certificate", &cluster.server.key, text(&other.key), "server-key.pem"),
         ("no client CA", &cluster.client_ca, String::new(), "it contains no certificate in PEM"),
     ] {

@@ -17,9 +17,9 @@ mod maintenance;
 mod rows;
 mod statements;
 mod target;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod watch;
 
 pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind, GrowthAxis};
@@ -247,7 +247,10 @@ pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         _ => Ok(()),
     };
     resolved.map_err(|message| Cli::command().error(ClapErrorKind::WrongNumberOfValues, message))?;
-    cli.global.tls.check().map_err(|message| Cli::command().error(ClapErrorKind::MissingRequiredArgument, message))?;
+    cli.global
+        .tls
+        .check()
+        .map_err(|message| Cli::command().error(ClapErrorKind::MissingRequiredArgument, message))?;
     // The command line takes precedence over the environment, also between options that exclude each other.
     let source = |id: &str| {
         let inner = matches.subcommand().and_then(|(_, sub)| sub.value_source(id));

@@ -137,7 +137,8 @@ fn config(tls: &ClientTls) -> Result<ClientConfig, TlsFailure> {
 /// The certificates of a file in PEM: at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFailure> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    let unreadable = |why: String| TlsFailure(format!("cannot read a certificate in {}: {why}", path.display()));
+    let unreadable =
+        |why: String| TlsFailure(format!("cannot read a certificate in {}: {why}", path.display()));
     match found {
         Ok(found) if found.is_empty() => Err(unreadable("it contains none in PEM".to_owned())),
         Ok(found) => Ok(found),

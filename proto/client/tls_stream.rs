@@ -36,7 +36,9 @@ impl AsyncRead for TlsClientStream {
         if ahead.is_empty() {
             return Pin::new(&mut this.stream).poll_read(cx, buf).map_err(|error| match error.kind() {
                 // What TLS says of a daemon that was stopped or has cut the connection helps nobody.
-                io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "the daemon closed the connection"),
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "the daemon closed the connection")
+                }
                 _ => error,
             });
         }

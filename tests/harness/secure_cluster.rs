@@ -60,7 +60,8 @@ impl SecureFiles {
     /// The options of a daemon with TLS that serves every client.
     pub fn options_without_clients(&self) -> Vec<String> {
         let CertificateFiles { certificate, key } = &self.server;
-        let options = ["--tls-cert", &certificate.display().to_string(), "--tls-key", &key.display().to_string()];
+        let options =
+            ["--tls-cert", &certificate.display().to_string(), "--tls-key", &key.display().to_string()];
         options.map(str::to_owned).to_vec()
     }
 

@@ -32,7 +32,9 @@ impl TlsArgs {
             return Err("--tls-cert and --tls-key (DRIFTDB_TLS_CLIENT_CERT and DRIFTDB_TLS_CLIENT_KEY) need each other".to_owned());
         }
         if tls_ca.is_none() && (tls_cert.is_some() || tls_server_name.is_some()) {
-            return Err("--tls-cert and --tls-server-name need --tls-ca: without it no daemon is trusted".to_owned());
+            return Err(
+                "--tls-cert and --tls-server-name need --tls-ca: without it no daemon is trusted".to_owned()
+            );
         }
         Ok(())
     }

@@ -76,8 +76,7 @@ fn make(args: &NewCertArgs, hosts: &[String]) -> Result<Vec<CertificateFile>, rc
         pem: certificate.pem(),
         is_private: false,
     };
-    let private =
-        |name, key: &KeyPair| CertificateFile { name, pem: key.serialize_pem(), is_private: true };
+    let private = |name, key: &KeyPair| CertificateFile { name, pem: key.serialize_pem(), is_private: true };
     let mut files = vec![
         public(CA, &ca.self_signed(&ca_key)?),
         private(CA_KEY, &ca_key),
@@ -159,8 +158,7 @@ mod tests {
     fn files_are_private_where_they_must_be_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("certs");
-        let args =
-            NewCertArgs { dir: dir.clone(), hosts: Vec::new(), client: "billing".to_owned(), days: 1 };
+        let args = NewCertArgs { dir: dir.clone(), hosts: Vec::new(), client: "billing".to_owned(), days: 1 };
         let command = CertArgs { command: CertCommand::New(args) };
         run(&command).unwrap();
         let mut names = OsFileSystem.list(&dir).unwrap();

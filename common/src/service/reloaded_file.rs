@@ -158,8 +158,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let read = fs::open_input(path)?.take(limits::RELOADED_FILE_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|e| Error::io(format_args!("cannot read {}", path.display()), &e))?;
     if bytes.len() as u64 > limits::RELOADED_FILE_BYTES {
-        let message =
-            format!("{} is too large: it has more than {} bytes", path.display(), limits::RELOADED_FILE_BYTES);
+        let message = format!(
+            "{} is too large: it has more than {} bytes",
+            path.display(),
+            limits::RELOADED_FILE_BYTES
+        );
         return Err(Error::new(Reason::TooLarge, message));
     }
     Ok(bytes)

@@ -230,7 +230,11 @@ struct OpenWatches(JoinSet<Result<()>>);
 
 impl OpenWatches {
     /// Opens watches of a table, and waits until all follow it. The first `concerned` of them get every change, the others wait for keys that nobody writes.
-    async fn open(reader: &DaemonAddress, table: &str, (count, concerned): (u32, u32)) -> Result<OpenWatches> {
+    async fn open(
+        reader: &DaemonAddress,
+        table: &str,
+        (count, concerned): (u32, u32),
+    ) -> Result<OpenWatches> {
         let mut watching = JoinSet::new();
         let (opened, mut all) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..count {

@@ -55,7 +55,8 @@ impl Served {
     }
 
     async fn execute(&self, statement: String) -> Result<()> {
-        let mut client = DatabaseHandle::remote(vec![self.writer.url().to_owned()], Vec::new(), self.writer.tls());
+        let mut client =
+            DatabaseHandle::remote(vec![self.writer.url().to_owned()], Vec::new(), self.writer.tls());
         let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
         client.execute(request).await.map(drop)
     }

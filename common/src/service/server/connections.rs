@@ -219,9 +219,10 @@ impl Connections {
         while self.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES {
             {
                 let open = self.open.lock();
-                let silent = open.by_id.values().filter(|state| {
-                    !state.is_established() && state.opened_at.elapsed() >= GIVES_WAY_AFTER
-                });
+                let silent = open
+                    .by_id
+                    .values()
+                    .filter(|state| !state.is_established() && state.opened_at.elapsed() >= GIVES_WAY_AFTER);
                 silent.for_each(|state| state.closing.cancel());
             }
             tokio::time::sleep(HANDSHAKES_CHECK).await;
@@ -264,7 +265,8 @@ mod tests {
     async fn handshakes_have_a_bound_and_slow_ones_give_way() {
         let (connections, mut places) = full(1);
         places.clear();
-        let connections = Connections { limit: 2 * limits::HANDSHAKES, ..Arc::into_inner(connections).unwrap() };
+        let connections =
+            Connections { limit: 2 * limits::HANDSHAKES, ..Arc::into_inner(connections).unwrap() };
         let connections = Arc::new(connections);
         let is_open = async || {
             let wait = tokio::time::timeout(HANDSHAKES_CHECK / 2, connections.wait_for_handshakes());

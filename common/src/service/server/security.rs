@@ -68,8 +68,12 @@ pub fn check_address(
     if is_insecure_allowed {
         let effect = match (has_tls, has_auth) {
             (false, true) => "all data and all tokens travel in clear text",
-            (true, _) => "everyone who reaches the address, with a client certificate if --tls-client-ca is set, may read and write everything",
-            (false, false) => "everyone who reaches the address may read and write everything, and all data travels in clear text",
+            (true, _) => {
+                "everyone who reaches the address, with a client certificate if --tls-client-ca is set, may read and write everything"
+            }
+            (false, false) => {
+                "everyone who reaches the address may read and write everything, and all data travels in clear text"
+            }
         };
         return Ok(Some(format!("listening on {address} without {lacks} (--insecure-listen): {effect}")));
     }

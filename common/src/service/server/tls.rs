@@ -121,7 +121,8 @@ impl ServerTls {
         let chain: Vec<CertificateDer<'static>> =
             chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let Some(first) = chain.first() else { return Ok((stream, None)) };
-        let names = PeerCertificate::parse(first).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let names =
+            PeerCertificate::parse(first).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let names = Arc::new(names);
         Ok((stream, Some(ShownCertificate { names, chain, reloads })))
     }
