@@ -120,7 +120,12 @@ impl Backend {
         Backend::of(what, "this process".to_owned(), channels, true)
     }
 
-    fn of(what: &'static str, address: String, channels: Vec<OnceCell<Channel>>, given: bool) -> Backend {
+    fn of(
+        what: &'static str,
+        address: String,
+        channels: Vec<OnceCell<Channel>>,
+        given: bool,
+    ) -> Backend {
         let (next, aside) = (AtomicUsize::new(0), Mutex::default());
         Backend { what, address, tls: None, channels, next, given, aside }
     }
