@@ -34,7 +34,13 @@ impl AsyncRead for TlsClientStream {
         let this = &mut *self;
         let ahead = this.first.get(this.taken..).unwrap_or_default();
         if ahead.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
+            return Pin::new(&mut this.stream).poll_read(cx, buf).map_err(|error| match error.kind() {
+                // What TLS says of a daemon that was stopped or has cut the connection helps nobody.
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "the daemon closed the connection")
+                }
+                _ => error,
+            });
         }
         let taken = ahead.len().min(buf.remaining());
         buf.put_slice(ahead.get(..taken).unwrap_or_default());

@@ -60,7 +60,10 @@ fn hosts(given: &[String]) -> Vec<String> {
 
 fn make(args: &NewCertArgs, hosts: &[String]) -> Result<Vec<CertificateFile>, rcgen::Error> {
     let (ca_key, server_key, client_key) = (KeyPair::generate()?, KeyPair::generate()?, KeyPair::generate()?);
-    let mut ca = params(Vec::new(), "DriftDB CA", args.days)?;
+    // Two CAs of one name could not be told apart, by people and by programs.
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let name = format!("DriftDB CA {}", id.get(..8).unwrap_or_default());
+    let mut ca = params(Vec::new(), &name, args.days)?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let mut server = params(hosts.to_vec(), "DriftDB server", args.days)?;

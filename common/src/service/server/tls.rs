@@ -29,6 +29,8 @@ use crate::service::server::peer::PeerCertificate;
 
 /// The one protocol that is offered: HTTP/2, which gRPC needs.
 const ALPN: &[u8] = b"h2";
+/// A certificate counts through the second that it names as its end.
+const LAST_SECOND: Duration = Duration::from_secs(1);
 /// A wait for a certificate's end is cut into pieces: the system's clock can be set meanwhile.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
@@ -135,8 +137,9 @@ impl ServerTls {
 
     /// Waits until a client's certificate no longer counts, and returns why.
     pub async fn until_refused(&self, shown: &mut ShownCertificate) -> &'static str {
+        let end = shown.names.not_after + LAST_SECOND;
         let why = loop {
-            let left = shown.names.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            let left = end.duration_since(SystemTime::now()).unwrap_or_default();
             if left.is_zero() {
                 break "its client's certificate has expired";
             }
