@@ -53,7 +53,8 @@ async fn the_matrix_holds_with_client_certificates() {
     let mut root = cluster.writer_as("root").await;
     for caller in CALLERS {
         for table in [format!("t_drop_{caller}"), format!("t_gone_{caller}")] {
-            let request = driftdb::v1::CreateTableRequest { table, if_not_exists: true, ..Default::default() };
+            let request =
+                driftdb::v1::CreateTableRequest { table, if_not_exists: true, ..Default::default() };
             root.create_table(request).await.unwrap();
         }
         for table in [format!("t_new_{caller}"), format!("t_made_{caller}")] {
@@ -61,8 +62,11 @@ async fn the_matrix_holds_with_client_certificates() {
             let _ = root.drop_table(driftdb::v1::DropTableRequest { table, options: None }).await;
         }
         for index in [format!("i_{caller}"), format!("j_{caller}")] {
-            let request =
-                driftdb::v1::AlterTableRequest { table: "t".into(), drop_indexes: vec![index], ..Default::default() };
+            let request = driftdb::v1::AlterTableRequest {
+                table: "t".into(),
+                drop_indexes: vec![index],
+                ..Default::default()
+            };
             let _ = root.alter_table(request).await;
         }
     }

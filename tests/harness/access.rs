@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use driftdb::client::{
-    BearerToken, Client, ClientOptions, ClientTls, Credentials, ReaderApi, WriterApi, connect_with, reader_with,
-    writer_with,
+    BearerToken, Client, ClientOptions, ClientTls, Credentials, ReaderApi, WriterApi, connect_with,
+    reader_with, writer_with,
 };
 use driftdb::v1;
 use driftdb_common::service::access::token::TokenHash;
@@ -111,7 +111,8 @@ impl SecuredCluster {
     pub fn client_as(&self, name: &str) -> Client {
         let token = Some(BearerToken::new(&token_of(name)).unwrap());
         let retry_timeout = Duration::from_secs(5);
-        let options = ClientOptions { token, retry_timeout, tls: self.tls.clone(), ..ClientOptions::default() };
+        let options =
+            ClientOptions { token, retry_timeout, tls: self.tls.clone(), ..ClientOptions::default() };
         Client::with(options, [&self.writer.url], [&self.reader.url])
     }
 
