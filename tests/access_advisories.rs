@@ -109,7 +109,7 @@ async fn next_event(
 const READS: [&str; 10] = [
     "SELECT * FROM ?",
     "SELECT COUNT(*) FROM ? WHERE secret = \"of theirs\"",
-    "SELECT DELETED FROM ?",
+    "SELECT * FROM ? DELETED",
     "EXPLAIN SELECT * FROM ?",
     "SHOW DRIFT ? WITH BEFORE WITH AFTER",
     "SHOW DIFF ? FROM @seq:1 TO @now",
@@ -286,12 +286,12 @@ async fn a_precondition_is_no_oracle_about_a_hidden_row() {
         check: Some(Check::UnchangedSince(1)),
         ..Default::default()
     };
-    for make in [
-        &|table: &str| of_row(table, Check::Exists(true)) as v1::Precondition,
+    let makes: [&dyn Fn(&str) -> v1::Precondition; 3] = [
+        &|table: &str| of_row(table, Check::Exists(true)),
         &|table: &str| of_row(table, Check::SeqIs(4)),
         &|table: &str| of_many(table),
-    ] as [&dyn Fn(&str) -> v1::Precondition; 3]
-    {
+    ];
+    for make in makes {
         let mut answers = Vec::new();
         for table in ["theirs", "absent"] {
             let request = v1::ApplyRequest {
