@@ -2,12 +2,14 @@
 
 mod harness;
 
+mod abuse;
 mod admission_lock;
 mod answers;
 mod arranged_selects;
 mod bench;
 mod boundaries;
 mod bulk;
+mod client_limits;
 mod clock;
 mod compaction;
 mod compaction_crash;
@@ -33,6 +35,7 @@ mod full_disk;
 mod hostile_bytes;
 mod hostile_queries;
 mod hot_rows;
+mod http2_floods;
 mod indexed_selects;
 mod ingest;
 mod layers;
@@ -55,6 +58,7 @@ mod reference;
 mod replicas;
 mod requests;
 mod safe_retries;
+mod security_guide;
 mod selects;
 mod silent_answers;
 mod snapshot_crash;

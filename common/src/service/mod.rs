@@ -1,5 +1,6 @@
 //! What both daemons need to serve gRPC: options, logs, the server, messages and statuses on the wire.
 
+pub mod access;
 pub mod clock;
 pub mod compute;
 pub mod convert;

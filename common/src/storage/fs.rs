@@ -571,3 +571,10 @@ pub fn create_output(path: &Path) -> Result<Box<dyn Write + Send>> {
     let file = file.map_err(|e| Error::io(format_args!("cannot open {} for writing", path.display()), &e))?;
     Ok(Box::new(file))
 }
+
+/// Opens a log file for appending, and returns its length. Creates it if it does not exist; then only its owner may read it.
+pub fn append_private(path: &Path) -> io::Result<(Box<dyn Write + Send>, u64)> {
+    let file = open_regular(OpenOptions::new().append(true).create(true).mode(0o600), path)?;
+    let len = file.metadata()?.len();
+    Ok((Box::new(file), len))
+}

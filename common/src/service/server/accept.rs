@@ -16,6 +16,7 @@ use crate::service::server::byte_stream::Connection;
 use crate::service::server::connection::serve_connection;
 use crate::service::server::connections::Connections;
 use crate::service::server::descriptors;
+use crate::service::server::limit_options::ServerLimits;
 use crate::service::server::listener::Listener;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
@@ -41,11 +42,11 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Serves `routes`. Calls take their memory from `budget`.
-    pub fn new(routes: Routes, budget: Arc<MemoryBudget>) -> Acceptor {
+    /// Serves `routes`, within `limits`. Calls take their memory from `budget`.
+    pub fn new(routes: Routes, budget: Arc<MemoryBudget>, limits: ServerLimits) -> Acceptor {
         Acceptor {
             routes,
-            connections: Connections::new(Arc::clone(&budget), descriptors::connections()),
+            connections: Connections::new(Arc::clone(&budget), descriptors::connections(), limits),
             budget,
             paused_until: Instant::now(),
             answers_lacked: 0,

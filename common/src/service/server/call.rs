@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
@@ -14,13 +14,18 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::service::Routes;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Result};
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
+use crate::service::server::clients::ClientId;
 use crate::service::server::connections::ConnectionState;
 use crate::service::server::request_body::RequestBody;
 use crate::service::status::to_status;
 
+/// Health checks have no rate: whoever watches a daemon must not take a busy one for a dead one.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Clients keep a stream of reflection open while a person thinks about the next request.
+const REFLECTION: &str = "/grpc.reflection.";
 /// Memory that a header takes besides its name and value.
 const HEADER_OVERHEAD_BYTES: usize = 64;
 
@@ -43,7 +48,7 @@ impl HyperService<Request<Incoming>> for CallService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        match CallMemory::open(&self.connection, header_bytes(request.headers())) {
+        match self.admit(&request) {
             Ok(memory) => {
                 let routes = self.routes.clone();
                 Box::pin(async move { Ok(serve(routes, request, memory).await) })
@@ -53,9 +58,21 @@ impl HyperService<Request<Incoming>> for CallService {
     }
 }
 
+impl CallService {
+    /// Takes a call, or refuses it because its client or the server has too many.
+    fn admit(&self, request: &Request<Incoming>) -> Result<CallMemory> {
+        let client = ClientId::at(self.connection.peer);
+        if !request.uri().path().starts_with(HEALTH) {
+            self.connection.clients.count_call(&client, Instant::now())?;
+        }
+        CallMemory::open(&self.connection, client, header_bytes(request.headers()))
+    }
+}
+
 async fn serve(mut routes: Routes, request: Request<Incoming>, memory: CallMemory) -> Response<AnswerBody> {
     let timeout = timeout(request.headers());
-    let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone())));
+    let may_pause = request.uri().path().starts_with(REFLECTION);
+    let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone(), may_pause)));
     request.extensions_mut().insert(memory.clone());
     let handler = routes.call(request);
     let handled = match timeout {

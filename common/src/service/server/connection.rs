@@ -2,7 +2,7 @@
 //!
 //! A connection must send the HTTP/2 preface and its settings soon, or it is closed: until then HTTP/2 has no ping that would
 //! find a client gone. After that pings find clients that are gone, and a connection without calls is closed after a long
-//! time.
+//! time. `connection_age` ends the others, if the operator wants that.
 
 use std::future::Future;
 use std::io;
@@ -21,6 +21,7 @@ use tonic::service::Routes;
 use crate::limits;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
+use crate::service::server::connection_age::{AgeEvent, ConnectionAge};
 use crate::service::server::connections::{ConnectionPlace, ConnectionState};
 
 /// The bytes of the HTTP/2 preface and of the header of the SETTINGS frame that follows it.
@@ -32,6 +33,9 @@ const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_SECS);
 const LINGER: Duration = Duration::from_secs(1);
 /// The time after which a connection without calls is closed.
 const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
+/// After so many bytes a connection lets others have their turn. HTTP/2 would otherwise go on until none are left, and a client
+/// that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
+const BYTES_PER_TURN: usize = 64 << 10;
 /// Bytes of a request that the client can send before the call reads them.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 
@@ -43,10 +47,11 @@ pub async fn serve_connection(
     stopping: CancellationToken,
 ) {
     let state = &place.state;
-    let stream = TokioIo::new(CountedStream { stream, read: 0, state: Arc::clone(state), linger: None });
+    let stream = TokioIo::new(CountedStream { stream, read: 0, turn: 0, state: Arc::clone(state), linger: None });
     let service = CallService::new(routes, Arc::clone(state));
     let mut serving = pin!(server().serve_connection(stream, service));
     let mut check = pin!(sleep(HANDSHAKE));
+    let mut age = ConnectionAge::new(state.clients.limits());
     let mut is_stopping = false;
     loop {
         tokio::select! {
@@ -67,6 +72,11 @@ pub async fn serve_connection(
                 }
                 check.as_mut().reset(Instant::now() + IDLE / 4);
             }
+            event = age.next() => match event {
+                AgeEvent::Old => serving.as_mut().graceful_shutdown(),
+                AgeEvent::GraceOver => state.ending.cancel(),
+                AgeEvent::Over => return,
+            },
             () = stopping.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 serving.as_mut().graceful_shutdown();
@@ -85,7 +95,7 @@ fn server() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
-        .max_pending_accept_reset_streams(Some(64));
+        .max_pending_accept_reset_streams(Some(limits::PENDING_RESETS));
     server
 }
 
@@ -93,6 +103,8 @@ fn server() -> http2::Builder<TokioExecutor> {
 struct CountedStream {
     stream: Connection,
     read: usize,
+    /// The bytes of the present turn.
+    turn: usize,
     state: Arc<ConnectionState>,
     /// Set once nothing more is sent.
     linger: Option<Pin<Box<Sleep>>>,
@@ -104,14 +116,20 @@ impl AsyncRead for CountedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read >= HANDSHAKE_BYTES {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.turn >= BYTES_PER_TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.read += buf.filled().len() - before;
-        if self.read >= HANDSHAKE_BYTES {
-            self.state.establish();
+        let read = buf.filled().len() - before;
+        self.turn += read;
+        if self.read < HANDSHAKE_BYTES {
+            self.read += read;
+            if self.read >= HANDSHAKE_BYTES {
+                self.state.establish();
+            }
         }
         polled
     }
@@ -157,5 +175,44 @@ impl AsyncWrite for CountedStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::memory::MemoryBudget;
+    use crate::service::server::connections::Connections;
+    use crate::service::server::limit_options::ServerLimits;
+
+    #[tokio::test]
+    async fn a_connection_that_has_much_to_read_lets_others_have_their_turn() {
+        const SENT: usize = 1 << 20;
+        let (mut client, server) = tokio::io::duplex(SENT);
+        client.write_all(&vec![0; SENT]).await.unwrap();
+        let connections = Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default());
+        let place = connections.admit(None).unwrap();
+        let (stream, state) = (Connection::Memory(server), Arc::clone(&place.state));
+        let mut stream = CountedStream { stream, read: 0, turn: 0, state, linger: None };
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut bytes, mut turns, mut turn) = (vec![0; 8 << 10], 0, 0);
+        let mut read = 0;
+        while read < SENT {
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut stream).poll_read(&mut context, &mut buf) {
+                Poll::Ready(result) => {
+                    result.unwrap();
+                    (read, turn) = (read + buf.filled().len(), turn + buf.filled().len());
+                    assert!(turn <= BYTES_PER_TURN + (8 << 10), "{turn} bytes without a pause");
+                }
+                // Everything is there: only the turn is over.
+                Poll::Pending => (turns, turn) = (turns + 1, 0),
+            }
+        }
+        assert!(turns >= SENT / BYTES_PER_TURN - 1 && place.state.is_established());
     }
 }
