@@ -31,6 +31,7 @@
 //! ```
 
 mod api;
+mod credentials;
 mod handle;
 mod jobs;
 mod messages;
@@ -43,13 +44,17 @@ mod rows;
 mod shorthand;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod tls_stream;
 mod watching;
 mod writing;
 
-pub use api::{ReaderApi, WriterApi, reader_on, writer_on};
-pub use handle::{Client, ClientOptions, connect};
+pub use api::{ReaderApi, WriterApi, reader_on, reader_with, writer_on, writer_with};
+pub use credentials::{BearerToken, Credentials};
+pub use handle::{Client, ClientOptions, connect, connect_with};
 pub use messages::MessageStream;
 pub use reasons::{created_or_dropped_at, reason, standby_for, unreachable_at};
 pub use rows::RowStream;
+pub use tls::{ClientIdentity, ClientTls};
 pub use watching::{WatchEvent, Watcher};
 pub use writing::{Executed, WriteReceipt};

@@ -3,6 +3,9 @@
 mod harness;
 
 mod abuse;
+mod access_advisories;
+mod access_matrix;
+mod access_reload;
 mod admission_lock;
 mod answers;
 mod arranged_selects;
@@ -75,6 +78,8 @@ mod terminal;
 mod tidy;
 mod time_travel;
 mod times;
+mod tls;
+mod tls_reload;
 mod upgrade;
 mod verify;
 mod watch;

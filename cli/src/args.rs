@@ -11,24 +11,30 @@ use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::service::options::{ClockJump, parse_clock_jump};
 
 mod bench;
+mod cert;
 mod dump;
 mod maintenance;
 mod rows;
+mod security;
 mod statements;
 mod target;
+mod tls;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind, GrowthAxis};
+pub(crate) use cert::{CertArgs, CertCommand, NewCertArgs};
 pub(crate) use dump::{DumpArgs, LoadArgs};
 pub(crate) use maintenance::{
     ClockArgs, ClockCommand, CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs,
     SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,
 };
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
+pub(crate) use security::{AuthArgs, AuthCommand, NewTokenArgs, TokenArgs, TokenCommand};
 pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
 pub(crate) use target::RowTargetArgs;
+pub(crate) use tls::TlsArgs;
 pub(crate) use watch::{WatchArgs, WatchFormat};
 
 /// The default address of the writer.
@@ -94,6 +100,9 @@ pub(crate) struct GlobalArgs {
     /// [default: http://127.0.0.1:7402]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_READER", value_delimiter = ',')]
     pub(crate) reader: Vec<String>,
+    /// File with the token to send to the daemons; it is sent only over TLS, or to this machine
+    #[arg(long, global = true, value_name = "FILE", env = "DRIFTDB_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Open this data directory without daemons; it is read-only while a writer is running
     #[arg(short, long, global = true, value_name = "DIR", env = "DRIFTDB_DATA")]
     pub(crate) data: Option<PathBuf>,
@@ -116,6 +125,9 @@ pub(crate) struct GlobalArgs {
     /// With --data and `dev`: longest jump of the clock that needs no confirmation, or `none` [default: 24h]
     #[arg(long, global = true, value_name = "DURATION", env = "DRIFTDB_MAX_CLOCK_JUMP", value_parser = parse_clock_jump)]
     pub(crate) max_clock_jump: Option<ClockJump>,
+    /// Connections with TLS.
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// Checks the name of a time zone.
@@ -207,12 +219,21 @@ pub(crate) enum Command {
     /// Show the writer's clock, or confirm it after a jump
     #[command(after_help = maintenance::CLOCK_EXAMPLES)]
     Clock(ClockArgs),
+    /// Make certificates for trying out TLS
+    #[command(after_help = cert::CERT_EXAMPLES)]
+    Cert(CertArgs),
     /// Show the daemons, the lag of the readers, and the tables
     #[command(after_help = maintenance::STATUS_EXAMPLES)]
     Status,
     /// Measure the performance of this machine or a deployment
     #[command(after_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),
+    /// Make a token for the daemons
+    #[command(after_help = security::TOKEN_EXAMPLES)]
+    Token(TokenArgs),
+    /// Check an auth file
+    #[command(after_help = security::AUTH_EXAMPLES)]
+    Auth(AuthArgs),
     /// Print a completion script for a shell
     #[command(after_help = maintenance::COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
@@ -237,6 +258,7 @@ pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         _ => Ok(()),
     };
     resolved.map_err(|message| Cli::command().error(ClapErrorKind::WrongNumberOfValues, message))?;
+    cli.global.tls.check().map_err(|message| Cli::command().error(ClapErrorKind::MissingRequiredArgument, message))?;
     // The command line takes precedence over the environment, also between options that exclude each other.
     let source = |id: &str| {
         let inner = matches.subcommand().and_then(|(_, sub)| sub.value_source(id));

@@ -51,6 +51,9 @@ struct ChangesLine<'a> {
     time: Option<Cow<'a, str>>,
     #[serde(default)]
     actor: String,
+    /// Who sent the commit. Nobody can write as somebody else: it is for people.
+    #[serde(default, rename = "principal")]
+    _principal: IgnoredAny,
     #[serde(default)]
     reason: String,
     #[serde(borrow)]

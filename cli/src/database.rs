@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, Executed};
+use driftdb::client::{Client, ClientOptions, ClientTls, Credentials, Executed};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::query::local_clock::LocalClock;
@@ -16,10 +16,11 @@ use crate::args::{DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
 use crate::changes::SchemaRequest;
 use crate::errors::to_error;
 use crate::render::{self, ProgressLine};
+use crate::token::token;
 
 pub(crate) use tables::tables_at;
 
-pub(crate) use driftdb::client::{ReaderApi, WriterApi, reader_on, writer_on};
+pub(crate) use driftdb::client::{ReaderApi, WriterApi};
 
 mod embedded;
 mod tables;
@@ -63,9 +64,11 @@ impl DatabaseHandle {
             None => {
                 let (writers, readers) = (!global.writer.is_empty(), !global.reader.is_empty());
                 let expected = ExpectedDaemons { writer: writers || !readers, readers };
+                let tls = global.tls.client();
                 let remote = DatabaseHandle::remote(
-                    addresses(&global.writer, DEFAULT_WRITER),
-                    addresses(&global.reader, DEFAULT_READER),
+                    addresses(&global.writer, default_address(DEFAULT_WRITER, tls.is_some())),
+                    addresses(&global.reader, default_address(DEFAULT_READER, tls.is_some())),
+                    tls,
                 );
                 DatabaseHandle { expected, ..remote }
             }
@@ -75,8 +78,13 @@ impl DatabaseHandle {
     }
 
     /// The daemons at these addresses.
-    pub(crate) fn remote(writers: Vec<String>, readers: Vec<String>) -> DatabaseHandle {
-        DatabaseHandle::on(None, Client::with(client_options(), writers, readers))
+    pub(crate) fn remote(
+        writers: Vec<String>,
+        readers: Vec<String>,
+        tls: Option<ClientTls>,
+    ) -> DatabaseHandle {
+        let options = ClientOptions { tls, ..client_options() };
+        DatabaseHandle::on(None, Client::with(options, writers, readers))
     }
 
     /// A directory, served in this process.
@@ -348,12 +356,28 @@ fn progress_line() -> impl Fn(v1::Progress) {
 }
 
 fn client_options() -> ClientOptions {
-    ClientOptions { connections: 1, ..ClientOptions::default() }
+    ClientOptions { connections: 1, token: token(), ..ClientOptions::default() }
 }
 
-/// Connects to a daemon.
-pub(crate) async fn connect(address: &str) -> Result<tonic::transport::Channel> {
-    driftdb::client::connect(address).await.map_err(|s| to_error(&s))
+/// The default address of a daemon: without its scheme if the client has TLS, so that it becomes `https://`.
+pub(crate) fn default_address(address: &'static str, has_tls: bool) -> &'static str {
+    let without = address.split_once("://").map_or(address, |(_, rest)| rest);
+    if has_tls { without } else { address }
+}
+
+/// The API of a writer on a connection of a [`DaemonAddress`](crate::address::DaemonAddress), which has checked that the token may be sent.
+pub(crate) fn writer_on(channel: tonic::transport::Channel) -> WriterApi {
+    driftdb::client::writer_with(channel, checked_credentials())
+}
+
+/// The API of a reader on such a connection.
+pub(crate) fn reader_on(channel: tonic::transport::Channel) -> ReaderApi {
+    driftdb::client::reader_with(channel, checked_credentials())
+}
+
+/// The token of this process, for a connection that was checked.
+fn checked_credentials() -> Credentials {
+    Credentials::new(token(), DEFAULT_WRITER)
 }
 
 /// The given addresses, or the default address if none is given.

@@ -5,6 +5,7 @@ use crate::commands;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
+use crate::token;
 
 /// Runs the command of a command line.
 pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
@@ -13,13 +14,20 @@ pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
         Command::Init(args) => commands::init::run(args, out).await,
         Command::Dev(args) => commands::dev::run(args, &global, out).await,
         Command::Demo(args) => commands::demo::run(&args, out).await,
-        Command::Bench(args) => commands::bench::run(&args, &global, out).await,
+        Command::Bench(args) => {
+            token::load(&global)?;
+            commands::bench::run(&args, &global, out).await
+        }
+        Command::Token(args) => commands::token::run(args, out),
+        Command::Auth(args) => commands::auth::run(args, out),
         Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
         Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
+        Command::Cert(args) => commands::cert::run(&args),
         Command::Completions(args) => commands::completions::run(&args, out),
         Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
         Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),
         command => {
+            token::load(&global)?;
             let mut database = DatabaseHandle::new(&global);
             let outcome = run_on_database(command, &mut database, out).await;
             // If both fail, the error of the command is the cause.

@@ -151,6 +151,8 @@ impl Failure {
 fn exit_code(error: &Error) -> u8 {
     match error.reason() {
         Reason::Unreachable
+        | Reason::TlsFailed
+        | Reason::TlsRequired
         | Reason::WriterStopped
         | Reason::ShuttingDown
         | Reason::Standby
@@ -212,6 +214,8 @@ mod tests {
             (Reason::ReplicaBehind, 1),
             (Reason::DiskFull, 1),
             (Reason::Unreachable, 3),
+            (Reason::TlsFailed, 3),
+            (Reason::TlsRequired, 3),
             (Reason::WriterStopped, 3),
             (Reason::Standby, 3),
             (Reason::RowNotFound, 4),

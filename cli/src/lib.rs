@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use driftdb_common::error::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod address;
 mod args;
 mod bulk;
 mod changes;
@@ -24,6 +25,7 @@ mod shapes;
 mod statement;
 #[cfg(test)]
 mod testing;
+mod token;
 
 use args::{Cli, Command, Format};
 use dispatch::dispatch;

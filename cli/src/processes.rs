@@ -11,12 +11,16 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use crate::address::DaemonAddress;
 use crate::child::{ChildProcess, own_program};
 
 /// How long a daemon may take to start listening.
 const START: Duration = Duration::from_secs(60);
 /// How long a daemon may take to close its database.
 const STOP: Duration = Duration::from_secs(30);
+/// What the environment may say of the protection of daemons.
+const SECURITY_ENVIRONMENT: [&str; 4] =
+    ["DRIFTDB_TLS_CERT", "DRIFTDB_TLS_KEY", "DRIFTDB_TLS_CLIENT_CA", "DRIFTDB_INSECURE_LISTEN"];
 /// How many bytes of a daemon's log are kept, to explain why it did not start.
 const LOG_BYTES: usize = 8 << 10;
 
@@ -33,6 +37,10 @@ impl DaemonProcess {
     /// Starts a daemon of DriftDB on a directory and a free port. Its program must be in the directory of this program.
     pub(crate) async fn start(name: &str, data: &Path) -> Result<DaemonProcess> {
         let mut command = Command::new(sibling(name)?);
+        // They protect the daemons of the environment, not this one, which listens on loopback and is gone soon.
+        for name in SECURITY_ENVIRONMENT {
+            command.env_remove(name);
+        }
         command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
         DaemonProcess::spawn(command).await
     }
@@ -60,6 +68,11 @@ impl DaemonProcess {
     /// The address at which the daemon listens.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How to connect to it.
+    pub(crate) fn address(&self) -> DaemonAddress {
+        DaemonAddress::new(self.url.clone(), None)
     }
 
     /// The processor time used by the daemon, if the system reports it.

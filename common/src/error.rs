@@ -30,6 +30,10 @@ pub enum ErrorKind {
     Locked,
     /// Bytes on disk are not the bytes that were written.
     Corrupt,
+    /// The caller has not proved who it is. Send a token or a client certificate that is valid.
+    Unauthenticated,
+    /// The caller may not do this. Ask whoever grants permissions.
+    Denied,
     /// The daemon has too much work. Retry later.
     Exhausted,
     /// The work took longer than it may. Ask for less, or allow more time.
@@ -153,6 +157,17 @@ reasons! {
     /// No daemon answers at the address, or the answer did not arrive in time. Check the address and that the daemon
     /// runs.
     Unreachable = "UNREACHABLE": Unavailable,
+    /// The daemon needs a valid token or client certificate, and the call had none. Set a token, or renew it.
+    Unauthenticated = "UNAUTHENTICATED": Unauthenticated,
+    /// The token of the call was valid once, and its time is over. Get a new token; resume tokens stay valid.
+    TokenExpired = "TOKEN_EXPIRED": Unauthenticated,
+    /// The principal may not do this. The message says which role is missing; an administrator can grant it.
+    PermissionDenied = "PERMISSION_DENIED": Denied,
+    /// The TLS handshake failed: one side does not trust the certificate of the other, a file cannot be used, or the daemon has no TLS.
+    /// Nothing was sent. The message says what to change.
+    TlsFailed = "TLS_FAILED": Unavailable,
+    /// The daemon requires TLS, and the client does not use it. Connect to https://.
+    TlsRequired = "TLS_REQUIRED": Conflict,
     /// Another writer holds the database's lock. Stop that writer first; the metadata contains its address.
     DatabaseLocked = "DATABASE_LOCKED": Locked,
     /// The table is being compacted already. Wait for that job to end.

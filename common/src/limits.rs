@@ -189,12 +189,23 @@ pub const WATCHES_PER_CLIENT: usize = 15_000;
 pub const CONNECTION_GRACE_SECS: u64 = 30;
 /// The size of a request's headers, in bytes.
 pub const HEADER_BYTES: u32 = 16 << 10;
-/// The time in which a new connection must send the HTTP/2 preface and its settings, in seconds.
+/// The time in which a new connection must finish its TLS handshake, and send the HTTP/2 preface and its settings, in seconds.
 pub const HANDSHAKE_SECS: u64 = 10;
+/// The number of connections that have not finished their handshake at the same time. Further ones wait until one has, or for a second:
+/// then the handshakes that have taken longer than that are closed.
+pub const HANDSHAKES: usize = 1024;
+/// The memory that is reserved for a connection with TLS, in bytes. Such connections may take half of the memory for requests.
+pub const TLS_CONNECTION_BYTES: u64 = 16 << 10;
+/// The size of a file that a daemon reads again when it changes, such as a certificate, in bytes.
+pub const RELOADED_FILE_BYTES: u64 = 1 << 20;
 /// The time after which a connection without open calls is closed, in seconds.
 pub const IDLE_SECS: u64 = 600;
 /// The time in which a request message must arrive after its first byte, in seconds.
 pub const REQUEST_ARRIVAL_SECS: u64 = 120;
+/// The length of the name of a principal, in bytes.
+pub const PRINCIPAL_NAME_BYTES: usize = 128;
+/// The number of grants with `*` of one principal.
+pub const GRANT_PATTERNS: usize = 64;
 /// The time after which a request ends that has begun and of which nothing more arrives, in seconds.
 pub const REQUEST_IDLE_SECS: u64 = 30;
 /// The memory for lines of the audit log that are not written yet, in bytes. Further lines are lost, and counted.

@@ -29,11 +29,23 @@ pub enum PlantedBug {
     ClockTrusted,
     /// Conditions over many rows are not checked.
     BoundaryUnchecked,
+    /// Every principal has every role on every table.
+    GrantsUnchecked,
+    /// Streams go on when the rules do not allow them any more, and when their token has expired.
+    LeaseUnchecked,
+    /// A resume or page token of one principal is taken from another.
+    TokensShared,
+    /// Request ids and producers of all principals are one.
+    IdsUnscoped,
+    /// Any principal may name any actor.
+    ActorBelieved,
+    /// A table that a principal may not read is named where tables are listed.
+    HiddenTablesListed,
 }
 
 impl PlantedBug {
     /// Every bug.
-    pub const ALL: [PlantedBug; 11] = [
+    pub const ALL: [PlantedBug; 17] = [
         PlantedBug::AnswerBeforeFsync,
         PlantedBug::FsyncRetried,
         PlantedBug::CrcIgnored,
@@ -45,6 +57,12 @@ impl PlantedBug {
         PlantedBug::LineageUnchecked,
         PlantedBug::ClockTrusted,
         PlantedBug::BoundaryUnchecked,
+        PlantedBug::GrantsUnchecked,
+        PlantedBug::LeaseUnchecked,
+        PlantedBug::TokensShared,
+        PlantedBug::IdsUnscoped,
+        PlantedBug::ActorBelieved,
+        PlantedBug::HiddenTablesListed,
     ];
 
     /// The bug's name in `DRIFTDB_PLANTED`.
@@ -61,6 +79,12 @@ impl PlantedBug {
             PlantedBug::LineageUnchecked => "lineage-unchecked",
             PlantedBug::ClockTrusted => "clock-trusted",
             PlantedBug::BoundaryUnchecked => "boundary-unchecked",
+            PlantedBug::GrantsUnchecked => "grants-unchecked",
+            PlantedBug::LeaseUnchecked => "lease-unchecked",
+            PlantedBug::TokensShared => "tokens-shared",
+            PlantedBug::IdsUnscoped => "ids-unscoped",
+            PlantedBug::ActorBelieved => "actor-believed",
+            PlantedBug::HiddenTablesListed => "hidden-tables-listed",
         }
     }
 }

@@ -7,10 +7,12 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::api::{ReaderApi, WriterApi, reader_on, writer_on};
+use super::api::{ReaderApi, WriterApi};
+use super::credentials::{BearerToken, SharedToken};
 use super::pauses::Pauses;
 use super::pool::{Backend, BackendPool};
 use super::reasons::is_standby;
+use super::tls::ClientTls;
 use crate::v1;
 
 /// How long a writer may take to report its status. A stopped process accepts connections and never responds.
@@ -31,6 +33,10 @@ pub struct ClientOptions {
     /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are
     /// several readers, for the newest state that this client has read. Default: false.
     pub stale: bool,
+    /// The token that proves who calls, for daemons with --auth-file. It is sent only over TLS, or to this machine. Default: none.
+    pub token: Option<BearerToken>,
+    /// TLS, for `https://` addresses and those without a scheme. Default: none.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ClientOptions {
@@ -41,6 +47,8 @@ impl Default for ClientOptions {
             tries: 20,
             retry_timeout: Duration::from_secs(30),
             stale: false,
+            token: None,
+            tls: None,
         }
     }
 }
@@ -52,6 +60,7 @@ pub struct Client {
     pub(super) writers: Arc<BackendPool>,
     pub(super) readers: Arc<BackendPool>,
     known: Arc<Mutex<Known>>,
+    token: SharedToken,
 }
 
 /// The state that reads must include.
@@ -72,7 +81,7 @@ pub(super) struct SeenState {
 }
 
 impl Client {
-    /// Creates a client of the daemons at these addresses; `http://` can be omitted. It connects when a call needs it.
+    /// Creates a client of the daemons at these addresses; `http://`, or `https://` with TLS, can be omitted. It connects when a call needs it.
     /// One writer is active; the client finds it among those named, also after a takeover. Reads use the readers in
     /// turn; one that failed or was behind is used after the others for some seconds.
     pub fn new<W: AsRef<str>, R: AsRef<str>>(
@@ -88,19 +97,28 @@ impl Client {
         writers: impl IntoIterator<Item = W>,
         readers: impl IntoIterator<Item = R>,
     ) -> Client {
-        let writers = writers.into_iter().map(|a| Backend::at("writer", a.as_ref(), options.connections));
-        let readers = readers.into_iter().map(|a| Backend::at("reader", a.as_ref(), options.connections));
-        let (writers, readers) = (BackendPool::new(writers.collect()), BackendPool::new(readers.collect()));
-        Client { options, writers, readers, known: Arc::default() }
+        let token = SharedToken::new(options.token.clone());
+        let at = |what, address: &str| {
+            Backend::at(what, address, options.connections, (options.tls.as_ref(), &token))
+        };
+        let writers = writers.into_iter().map(|address| at("writer", address.as_ref())).collect();
+        let readers = readers.into_iter().map(|address| at("reader", address.as_ref())).collect();
+        let (writers, readers) = (BackendPool::new(writers), BackendPool::new(readers));
+        Client { options, writers, readers, known: Arc::default(), token }
     }
 
-    /// Creates a client on existing connections, for example to daemons in this process.
+    /// Creates a client on existing connections, for example to daemons in this process. It sends no token.
     pub fn on(options: ClientOptions, writer: Option<Channel>, reader: Option<Channel>) -> Client {
         let writer = writer.map(|channel| Backend::on("writer", channel));
         let reader = reader.map(|channel| Backend::on("reader", channel));
         let writers = BackendPool::new(writer.into_iter().collect());
         let readers = BackendPool::new(reader.into_iter().collect());
-        Client { options, writers, readers, known: Arc::default() }
+        Client { options, writers, readers, known: Arc::default(), token: SharedToken::default() }
+    }
+
+    /// Replaces the token, for this client and its clones: calls from now on have the new one. Connections stay.
+    pub fn set_token(&self, token: Option<BearerToken>) {
+        self.token.set(token);
     }
 
     /// The newest write of this client. Its reads include this write.
@@ -132,7 +150,7 @@ impl Client {
     /// returned writer are not retried.
     pub async fn writer(&self) -> Result<WriterApi, Status> {
         if let [only] = self.writers.all() {
-            return only.channel().await.map(writer_on);
+            return only.writer().await;
         }
         let mut pauses = Pauses::new(self.options.retry_timeout);
         loop {
@@ -155,9 +173,8 @@ impl Client {
     async fn find_writer(&self) -> Result<(WriterApi, v1::WriterServiceStatusResponse), Status> {
         let mut failed: Option<Status> = None;
         for (index, backend) in self.writers.in_turn() {
-            let response = match backend.channel().await {
-                Ok(channel) => {
-                    let mut writer = writer_on(channel);
+            let response = match backend.writer().await {
+                Ok(mut writer) => {
                     match timeout(STATUS_TIMEOUT, writer.status(v1::WriterServiceStatusRequest {})).await {
                         Ok(Ok(status)) => Ok((writer, status.into_inner())),
                         Ok(Err(status)) => Err(backend.map_status(status, false)),
@@ -188,7 +205,7 @@ impl Client {
 
     /// One of the writers by its index in [`Client::writers`], active or standby.
     pub async fn writer_at(&self, index: usize) -> Result<WriterApi, Status> {
-        self.writers.get("writer", index)?.channel().await.map(writer_on)
+        self.writers.get("writer", index)?.writer().await
     }
 
     /// The addresses of the readers.
@@ -198,11 +215,16 @@ impl Client {
 
     /// One of the readers by its index in [`Client::readers`]. Calls on it are not retried.
     pub async fn reader_at(&self, index: usize) -> Result<ReaderApi, Status> {
-        self.readers.get("reader", index)?.channel().await.map(reader_on)
+        self.readers.get("reader", index)?.reader().await
     }
 }
 
 /// Connects to a daemon, with the settings of a [`Client`].
 pub async fn connect(address: &str) -> Result<Channel, Status> {
-    Backend::at("server", address, 1).channel().await
+    connect_with(address, None).await
+}
+
+/// Like [`connect`], with TLS for an `https://` address.
+pub async fn connect_with(address: &str, tls: Option<&ClientTls>) -> Result<Channel, Status> {
+    Backend::at("server", address, 1, (tls, &SharedToken::default())).channel().await
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::{Code, Status, Streaming};
 
-use super::api::reader_on;
 use super::handle::Client;
 use super::pool::Backend;
 use super::reasons::{OVERLOADED, UNREACHABLE, is_retryable_read, reason};
@@ -105,7 +104,7 @@ async fn open(
     backend: &Backend,
     request: &v1::WatchDriftRequest,
 ) -> Result<Streaming<v1::WatchDriftResponse>, Status> {
-    let mut reader = reader_on(backend.own_channel().await?);
+    let mut reader = backend.own_reader().await?;
     let call = timeout(OPEN_TIMEOUT, reader.watch_drift(request.clone())).await;
     let answer = call.map_err(|_| backend.no_response(OPEN_TIMEOUT))?;
     Ok(answer.map_err(|status| backend.map_status(status, false))?.into_inner())

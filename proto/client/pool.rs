@@ -6,18 +6,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper_util::rt::TokioIo;
 use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+use tower::service_fn;
 
-use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
+use super::api::{ReaderApi, WriterApi, reader_with, writer_with};
+use super::credentials::{Credentials, SharedToken};
+use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, TLS_FAILED, UNREACHABLE, reason};
+use super::tls::{self, ClientTls, TlsFailure};
 
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(2);
 /// A connection with open calls is considered broken if it is silent for this long, and again after a ping. This is
 /// short enough that a write can still be retried at another writer.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Why an `https://` address cannot be used.
+const NO_CA: &str = "https:// needs the certificates of the CAs to trust: give a file with them (driftctl: --tls-ca), for example ca.pem \
+                     of `driftctl cert new`, or /etc/ssl/certs/ca-certificates.crt for public CAs";
 /// How long a daemon that failed or was behind is used only after the others.
 const ASIDE: Duration = Duration::from_secs(5);
 
@@ -82,33 +90,74 @@ impl BackendPool {
 pub(super) struct Backend {
     what: &'static str,
     address: String,
+    /// For `https://` addresses.
+    tls: Option<Arc<ClientTls>>,
     channels: Vec<OnceCell<Channel>>,
     next: AtomicUsize,
+    credentials: Credentials,
     /// The connection was given by the caller, and no other can be opened.
     given: bool,
     aside: Mutex<Option<Instant>>,
 }
 
 impl Backend {
-    /// The daemon at an address; `http://` can be omitted. `what` names it in errors.
-    pub(super) fn at(what: &'static str, address: &str, connections: usize) -> Backend {
-        let address = match address.contains("://") {
-            true => address.to_owned(),
-            false => format!("http://{address}"),
+    /// The daemon at an address; `https://` can be omitted with TLS, and `http://` without. `what` names it in errors.
+    pub(super) fn at(
+        what: &'static str,
+        address: &str,
+        connections: usize,
+        (tls, token): (Option<&ClientTls>, &SharedToken),
+    ) -> Backend {
+        let address = match (address.contains("://"), tls) {
+            (true, _) => address.to_owned(),
+            (false, Some(_)) => format!("https://{address}"),
+            (false, None) => format!("http://{address}"),
         };
         let channels = (0..connections.max(1)).map(|_| OnceCell::new()).collect();
-        Backend { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
+        let (tls, credentials) = (tls.cloned().map(Arc::new), token.at(&address));
+        Backend { tls, credentials, ..Backend::of(what, address, channels, false) }
     }
 
     /// The daemon behind an existing connection.
     pub(super) fn on(what: &'static str, channel: Channel) -> Backend {
         let channels = vec![OnceCell::new_with(Some(channel))];
-        let address = "this process".to_owned();
-        Backend { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
+        Backend::of(what, "this process".to_owned(), channels, true)
+    }
+
+    fn of(
+        what: &'static str,
+        address: String,
+        channels: Vec<OnceCell<Channel>>,
+        given: bool,
+    ) -> Backend {
+        let (next, aside, credentials) = (AtomicUsize::new(0), Mutex::default(), Credentials::default());
+        Backend { what, address, tls: None, channels, next, credentials, given, aside }
     }
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The API of the daemon, if it is a writer. Fails before it connects if the token must not be sent there.
+    pub(super) async fn writer(&self) -> Result<WriterApi, Status> {
+        self.credentials.check()?;
+        Ok(writer_with(self.channel().await?, self.credentials.clone()))
+    }
+
+    /// The API of the daemon, if it is a reader. Fails before it connects if the token must not be sent there.
+    pub(super) async fn reader(&self) -> Result<ReaderApi, Status> {
+        self.credentials.check()?;
+        Ok(reader_with(self.channel().await?, self.credentials.clone()))
+    }
+
+    /// As [`Backend::reader`], on a connection for one caller only, who may leave responses unread for any time.
+    pub(super) async fn own_reader(&self) -> Result<ReaderApi, Status> {
+        self.credentials.check()?;
+        let channel = match self.given {
+            true => self.channel().await?,
+            false => self.connect().await?,
+        };
+        Ok(reader_with(channel, self.credentials.clone()))
     }
 
     /// One of the connections, in turn.
@@ -117,14 +166,6 @@ impl Backend {
         let slot = turn.and_then(|turn| self.channels.get(turn));
         let slot = slot.ok_or_else(|| Status::internal("the daemon has no connections"))?;
         slot.get_or_try_init(|| self.connect()).await.cloned()
-    }
-
-    /// A connection for one caller only, who may leave responses unread for any time.
-    pub(super) async fn own_channel(&self) -> Result<Channel, Status> {
-        match self.given {
-            true => self.channel().await,
-            false => self.connect().await,
-        }
     }
 
     /// Notes that the daemon failed or is behind, so that others are preferred for some seconds.
@@ -155,10 +196,31 @@ impl Backend {
             .keep_alive_timeout(KEEPALIVE)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
-        endpoint.connect().await.map_err(|e| self.unreachable(&e))
+        let connected = match (&self.tls, endpoint.uri().scheme_str() == Some("https")) {
+            (Some(tls), true) => {
+                let tls = tls.clone();
+                let connect = move |address| {
+                    let opening = tls::open(tls.clone(), address);
+                    async move { opening.await.map(TokioIo::new) }
+                };
+                endpoint.connect_with_connector(service_fn(connect)).await
+            }
+            (None, true) => return Err(self.tls_failed(NO_CA)),
+            (_, false) => endpoint.connect().await,
+        };
+        connected.map_err(|e| self.unreachable(&e))
+    }
+
+    /// The error of a TLS handshake that failed, or could not begin. Nothing was sent.
+    fn tls_failed(&self, why: &str) -> Status {
+        let message = format!("cannot connect to the {} at {}: {why}", self.what, self.address);
+        self.status(Code::Unavailable, TLS_FAILED, message)
     }
 
     fn unreachable(&self, error: &(dyn Error + 'static)) -> Status {
+        if let Some(failure) = find_in::<TlsFailure>(Some(error)) {
+            return self.tls_failed(&failure.to_string());
+        }
         let hint = match self.what {
             "server" => String::new(),
             what => format!(" (is driftdb-{what} running?)"),
@@ -205,7 +267,11 @@ impl Backend {
 
 /// Finds an error of a type among the sources of a status.
 fn find<T: Error + 'static>(status: &Status) -> Option<&T> {
-    let mut error = status.source();
+    find_in(status.source())
+}
+
+/// Finds an error of a type: the given one, or one of its sources.
+fn find_in<'a, T: Error + 'static>(mut error: Option<&'a (dyn Error + 'static)>) -> Option<&'a T> {
     while let Some(found) = error {
         if let Some(found) = found.downcast_ref() {
             return Some(found);

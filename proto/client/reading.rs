@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tonic::{Response, Status, Streaming};
 
-use super::api::{ReaderApi, reader_on};
+use super::api::ReaderApi;
 use super::handle::{Client, SeenState};
 use super::messages::MessageStream;
 use super::pool::Backend;
@@ -173,8 +173,8 @@ impl Client {
         for _round in 0..2 {
             let mut broken = false;
             for backend in self.readers.round() {
-                let answer = match backend.channel().await {
-                    Ok(channel) => call(reader_on(channel), backend.clone()).await,
+                let answer = match backend.reader().await {
+                    Ok(reader) => call(reader, backend.clone()).await,
                     Err(status) => Err(status),
                 };
                 let status = match answer {

@@ -7,6 +7,8 @@ use tonic_types::StatusExt;
 pub(super) const DOMAIN: &str = "driftdb.v1";
 /// The reason if a daemon cannot be reached: nothing was sent.
 pub(super) const UNREACHABLE: &str = "UNREACHABLE";
+/// The reason if there is no TLS connection to a daemon: nothing was sent, and waiting does not help.
+pub(super) const TLS_FAILED: &str = "TLS_FAILED";
 /// The error detail that holds the address of that daemon.
 pub(super) const ADDRESS: &str = "address";
 /// The reason of a standby writer, which has executed nothing.

@@ -10,6 +10,7 @@ use tonic_types::StatusExt;
 use super::handle::Client;
 use super::opening::{OpenStream, StreamOpening, is_retryable_watch};
 use super::pauses::Pauses;
+use super::reasons::{TLS_FAILED, reason};
 use crate::v1;
 use v1::watch_drift_request::Start;
 use v1::watch_drift_response::Event;
@@ -169,6 +170,9 @@ impl Watcher {
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let pauses = self.retry.pauses.get_or_insert_with(|| Pauses::new(self.retry_timeout));
         let pause = pauses.at_least(asked.unwrap_or_default()).filter(|_| is_retryable_watch(&status));
+        // Before the first opening it is a mistake of the user; after it, a certificate that is being renewed.
+        let is_mistake = !self.opened && reason(&status).as_deref() == Some(TLS_FAILED);
+        let pause = pause.filter(|_| !is_mistake);
         let Some(pause) = pause else {
             self.ended = true;
             return Err(status);

@@ -8,10 +8,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::api::{WriterApi, writer_on};
+use super::api::WriterApi;
 use super::handle::Client;
 use super::pauses::Pauses;
-use super::reasons::{CLOCK_JUMPED, DISK_FULL, STANDBY, UNREACHABLE, reason};
+use super::reasons::{CLOCK_JUMPED, DISK_FULL, STANDBY, TLS_FAILED, UNREACHABLE, reason};
 use crate::v1;
 use v1::writer_service_execute_response::Event;
 
@@ -192,8 +192,8 @@ impl Client {
             let Some((index, backend)) = self.writers.in_turn().next() else {
                 return Err(Status::unavailable("the client has no writer address"));
             };
-            let answer = match backend.channel().await {
-                Ok(channel) => call(writer_on(channel)).await,
+            let answer = match backend.writer().await {
+                Ok(writer) => call(writer).await,
                 Err(status) => Err(status),
             };
             let status = match answer {
@@ -211,6 +211,12 @@ impl Client {
                     if sent {
                         unknown = Some(status.clone());
                     }
+                }
+                // Any earlier try may have been executed.
+                RetryPlace::EachOnce if tries % writers == 0 => return Err(unknown.unwrap_or(status)),
+                RetryPlace::EachOnce => {
+                    self.writers.pass_over(index);
+                    at_once = true;
                 }
                 RetryPlace::After(wait) => asked = wait,
             }
@@ -238,6 +244,8 @@ enum RetryPlace {
         /// Whether the write may have been executed.
         sent: bool,
     },
+    /// Once at each other writer. Nothing was sent, and waiting does not help.
+    EachOnce,
     /// At the same writer after a pause, because it is overloaded.
     After(Duration),
 }
@@ -247,6 +255,7 @@ fn retry_place(status: &Status, safe: bool) -> RetryPlace {
         Code::Unavailable if matches!(reason(status).as_deref(), Some(UNREACHABLE | STANDBY)) => {
             RetryPlace::Elsewhere { sent: false }
         }
+        Code::Unavailable if reason(status).as_deref() == Some(TLS_FAILED) => RetryPlace::EachOnce,
         // A full disk stays full for longer than a call lasts, and a clock is not set right by itself.
         Code::Unavailable if matches!(reason(status).as_deref(), Some(DISK_FULL | CLOCK_JUMPED)) => {
             RetryPlace::No

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, parse_duration};
+use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, SecurityArgs, parse_duration};
 use driftdb_common::service::server::limit_options::{LimitArgs, ServerLimits};
 use driftdb_reader::{FollowMode, ReaderConfig};
 
@@ -122,6 +122,9 @@ pub struct ReaderArgs {
         help_heading = "Requests"
     )]
     pub statement_timeout: StatementTimeout,
+    /// Who may connect.
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// The log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::compute::ComputePool;
+use driftdb_common::service::server::Security;
 use driftdb_common::storage::lock;
 use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,8 @@ pub struct RequestContext {
     pub statement_timeout: Option<Duration>,
     /// How long a read waits for the files that replace one that has vanished.
     pub patience: Duration,
+    /// How the reader is protected on the network.
+    pub security: Arc<Security>,
     /// Cancelled when the reader shuts down.
     pub shutdown: CancellationToken,
 }

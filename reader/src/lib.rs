@@ -33,6 +33,7 @@ pub mod fs_events;
 mod live_commit;
 mod message_size;
 mod page_step;
+mod page_token;
 mod paged_stream;
 mod read_point;
 mod readiness;
@@ -44,6 +45,7 @@ mod rpc;
 mod running_query;
 mod statement;
 mod subscriptions;
+mod suggestion;
 mod tailer;
 mod waiting;
 mod watch;
@@ -156,6 +158,7 @@ impl ReaderDaemon {
             compute: Arc::new(ComputePool::start()?),
             memory: Arc::clone(&memory),
             statement_timeout: config.statement_timeout,
+            security: Arc::clone(listener.security()),
             shutdown: shutdown.clone(),
         });
         stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));

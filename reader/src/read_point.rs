@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
@@ -21,8 +22,8 @@ pub struct ReadPoint {
 
 impl ReadPoint {
     /// A table as it was at this point.
-    pub fn view(&self, table: &str) -> Result<View> {
-        View::at(self.applied.table(table)?, self.seq)
+    pub fn view(&self, table: &str, caller: &Caller) -> Result<View> {
+        View::at(self.applied.table(table, caller)?, self.seq)
     }
 
     /// The header of a response about some tables.

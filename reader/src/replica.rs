@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::format::lineage::Lineage;
 use driftdb_common::format::manifest::{Database, Floor};
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::table::commit_times::CommitTimes;
 use driftdb_common::table::damaged_files::DamagedFiles;
 use driftdb_common::table::timeline::Timeline;
@@ -33,14 +34,28 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// A table by its name. Fails if no such table was ever created up to this state.
-    pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
-        if let Some(found) = self.tables.get(name) {
+    /// A table by its name. Fails if no such table was ever created up to this state, or if it does not exist for the caller.
+    pub fn table(&self, name: &str, caller: &Caller) -> Result<&Arc<Timeline>> {
+        if let Some(found) = self.tables.get(name).filter(|_| caller.may_see(name)) {
             return Ok(found);
         }
-        // To suggest a name, the error compares all of them.
+        Err(self.suggest_table(Error::unknown_table(name, []), caller)?)
+    }
+
+    /// The error of an unknown table with the nearest name of those that the caller may see.
+    pub fn suggest_table(&self, error: Error, caller: &Caller) -> Result<Error> {
+        // It compares all names.
         work::step(u32::try_from(self.tables.len().saturating_mul(256)).unwrap_or(u32::MAX))?;
-        Err(Error::unknown_table(name, self.tables.keys().map(String::as_str)))
+        let visible = self.tables.keys().map(String::as_str).filter(|name| caller.lists(name));
+        Ok(error.suggesting(visible))
+    }
+
+    /// The tables that exist for a caller, by name.
+    pub fn tables_for<'a>(
+        &'a self,
+        caller: &'a Caller,
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<Timeline>)> + Clone {
+        self.tables.iter().filter(|(name, _)| caller.lists(name))
     }
 }
 

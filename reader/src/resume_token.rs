@@ -17,6 +17,14 @@ struct TokenScope {
     /// The incarnation that wrote the token's commit; 0 if it is not known. Tokens of version 2 do not have it.
     #[serde(default)]
     incarnation: u64,
+    /// What the principal's name hashes to that the token was made for. Left out if there was none, so that such tokens are what they
+    /// were before principals existed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    principal: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 const VERSION: u8 = 3;
@@ -24,9 +32,9 @@ const VERSION: u8 = 3;
 const OLDEST_VERSION: u8 = 2;
 
 impl TokenScope {
-    fn new(database: &Database, request: u64, incarnation: u64) -> TokenScope {
+    fn new(database: &Database, (request, principal): (u64, u64), incarnation: u64) -> TokenScope {
         let (database, epoch) = (*database.id.as_bytes(), database.epoch);
-        TokenScope { version: VERSION, database, epoch, request, incarnation }
+        TokenScope { version: VERSION, database, epoch, request, incarnation, principal }
     }
 
     /// Fails unless the token belongs to this database, this epoch and this request.
@@ -86,16 +94,21 @@ pub struct SelectToken {
 }
 
 impl SelectToken {
-    /// A token for the position after a row.
+    /// A token for the position after a row, of a request and a principal.
     pub fn new(
         database: &Database,
-        request: u64,
+        request: (u64, u64),
         LineagePoint { incarnation, seq }: LineagePoint,
         after: &Key,
         count: u64,
     ) -> SelectToken {
         let scope = TokenScope::new(database, request, incarnation);
         SelectToken { scope, seq, after: after.into(), count }
+    }
+
+    /// What the token says of the principal that it was made for; 0 if there was none.
+    pub fn principal(&self) -> u64 {
+        self.scope.principal
     }
 
     /// The commit at which the rows are read, to be looked for in the history.
@@ -151,10 +164,10 @@ struct TokenRowPosition {
 }
 
 impl WatchToken {
-    /// A token for the position after a commit, or for a position within the initial rows at that commit.
+    /// A token for the position after a commit, or for a position within the initial rows at that commit, of a request and a principal.
     pub fn new(
         database: &Database,
-        request: u64,
+        request: (u64, u64),
         LineagePoint { incarnation, seq }: LineagePoint,
         rows: Option<&InitialRowPosition>,
     ) -> WatchToken {
@@ -163,6 +176,11 @@ impl WatchToken {
             after: rows.after.as_ref().map(TokenKey::from),
         });
         WatchToken { scope: TokenScope::new(database, request, incarnation), seq, rows, after_ms: 0 }
+    }
+
+    /// What the token says of the principal that it was made for; 0 if there was none.
+    pub fn principal(&self) -> u64 {
+        self.scope.principal
     }
 
     /// The commit of the token, to be looked for in the history.

@@ -15,6 +15,10 @@ use driftdb_common::query::ast::{Condition, PointInTime, SelectItem};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed};
+use driftdb_common::service::access::authorize::{AccessAction, authorize};
+use driftdb_common::service::access::caller::Caller;
+use driftdb_common::service::access::lease::{LeaseNeeds, lease_stream};
+use driftdb_common::service::access::role::Role;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::deadline::deadline_of;
@@ -27,6 +31,7 @@ use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
+use crate::page_token::{page_start, page_token};
 use crate::paged_stream::{stream_pages, stream_pages_after};
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
@@ -39,6 +44,7 @@ use crate::replica_slot::{HistoryLosses, ReplicaSlot};
 use crate::resume_token::{SelectToken, request_hash};
 use crate::running_query::RunningQuery;
 use crate::statement;
+use crate::suggestion::suggesting;
 use crate::watch;
 
 /// Maximum number of tables in one response of ListTables, and the default.
@@ -60,10 +66,15 @@ impl ReaderServer {
         ReaderServer { slot, context: Arc::new(ArcSwap::new(context)) }
     }
 
-    fn call(&self) -> ReaderRpc {
+    /// A call. Fails unless it is known who calls.
+    fn call<T>(&self, request: &Request<T>) -> Result<ReaderRpc, Status> {
+        Ok(ReaderRpc { caller: Caller::of(request)?, context: self.context() })
+    }
+
+    fn context(&self) -> Arc<RequestContext> {
         let context = self.context.load_full();
         if self.slot.serves(&context.replica) {
-            return ReaderRpc(context);
+            return context;
         }
         let context = Arc::new(RequestContext {
             replica: self.slot.current(),
@@ -72,20 +83,41 @@ impl ReaderServer {
             memory: Arc::clone(&context.memory),
             statement_timeout: context.statement_timeout,
             patience: context.patience,
+            security: Arc::clone(&context.security),
             shutdown: context.shutdown.clone(),
         });
         self.context.store(Arc::clone(&context));
-        ReaderRpc(context)
+        context
     }
 }
 
 /// One call.
 #[derive(Debug, Clone)]
-struct ReaderRpc(Arc<RequestContext>);
+struct ReaderRpc {
+    context: Arc<RequestContext>,
+    caller: Caller,
+}
 
 impl ReaderRpc {
     fn freshness(&self, freshness: Option<v1::Freshness>) -> Result<Freshness> {
-        Freshness::from_wire(freshness, &self.0.replica)
+        Freshness::from_wire(freshness, &self.context.replica)
+    }
+
+    /// Fails unless the caller may read a table.
+    async fn authorize(&self, table: &str) -> Result<()> {
+        match authorize(&self.caller, AccessAction::Read, [table]) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(suggesting(&self.context, &self.caller, error).await),
+        }
+    }
+
+    /// The stream of an answer about a table, as long as the caller may read it.
+    fn leased<T: Send + 'static>(&self, table: &str, stream: ResponseStream<T>) -> ResponseStream<T> {
+        lease_stream(stream, &self.caller, LeaseNeeds::Tables(Role::Read, vec![table.to_owned()]))
+    }
+
+    fn respond<T>(&self, result: Result<T>) -> Result<Response<T>, Status> {
+        result.map(Response::new).map_err(|error| self.caller.redact(to_status(error)))
     }
 
     async fn get(&self, deadline: Option<Instant>, request: v1::GetRequest) -> Result<v1::GetResponse> {
@@ -97,21 +129,23 @@ impl ReaderRpc {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
+        self.authorize(&request.table).await?;
         let freshness = self.freshness(request.freshness)?;
         let get = GetQuery {
+            caller: self.caller.clone(),
             format: convert::format_from_wire(request.format)?,
             as_of: convert::point_from_wire(request.as_of)?,
             table: request.table,
             keys: request.keys,
         };
-        let replica = &self.0.replica;
+        let replica = &self.context.replica;
         // Nearly every Get is for rows in memory. It needs no other thread.
         if let Some(applied) = replica.fresh_state(&freshness, get.as_of)
             && let Some(response) = work::quick(|| read_rows(replica, &applied, &get))
         {
             return response;
         }
-        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let query = RunningQuery::lookup(&self.context, deadline)?;
         let applied = query.wait_until_fresh(freshness, get.as_of).await?;
         query.compute(move |context| read_rows(&context.replica, &applied, &get)).await
     }
@@ -121,20 +155,24 @@ impl ReaderRpc {
         deadline: Option<Instant>,
         request: v1::SelectRequest,
     ) -> Result<ResponseStream<v1::SelectResponse>> {
+        self.authorize(&request.table).await?;
+        let leased = request.table.clone();
         let freshness = self.freshness(request.freshness)?;
         let format = convert::format_from_wire(request.format)?;
         let bytes = request.encoded_len();
-        let query = RunningQuery::query(&self.0, deadline, bytes)?;
-        let database = self.0.replica.database().clone();
-        let of_database = database.clone();
+        let query = RunningQuery::query(&self.context, deadline, bytes)?;
+        let database = self.context.replica.database().clone();
+        let (of_database, caller) = (database.clone(), self.caller.clone());
         let PreparedSelect { table, as_of, selection, hash, sent_before, resumed, notes } =
-            query.prepare(bytes, move || prepare_select(request, &of_database)).await?;
+            query.prepare(bytes, move || prepare_select(request, &of_database, &caller)).await?;
         // The token proves that the commit exists, even if this replica has not seen it yet.
         let freshness = freshness.at_least(resumed.seq).requiring(resumed);
-        let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
+        let table = TableTarget::field(&self.caller, table);
+        let select = SelectQuery { table, as_of, selection, format };
         let mut pages = RowPages::open(&query, freshness, select).await?;
         pages.add_notes(notes);
-        let point = self.0.replica.lineage().point(pages.seq());
+        let point = self.context.replica.lineage().point(pages.seq());
+        let hash = (hash, self.caller.token_scope());
         let to_message = move |page: RowPage| {
             let mut message = v1::SelectResponse {
                 header: page.header,
@@ -157,7 +195,8 @@ impl ReaderRpc {
             false => (pages, None),
         };
         let first = first.map(|page| page.try_map(&to_message));
-        Ok(stream_pages_after(first, query, move || pages.next_page()?.try_map(&to_message)))
+        let pages = stream_pages_after(first, query, move || pages.next_page()?.try_map(&to_message));
+        Ok(self.leased(&leased, pages))
     }
 
     async fn history(
@@ -165,14 +204,16 @@ impl ReaderRpc {
         deadline: Option<Instant>,
         request: v1::HistoryRequest,
     ) -> Result<ResponseStream<v1::HistoryResponse>> {
+        self.authorize(&request.table).await?;
+        let leased = request.table.clone();
         let freshness = self.freshness(request.freshness)?;
         let bytes = request.encoded_len();
-        let query = RunningQuery::query(&self.0, deadline, bytes)?;
+        let query = RunningQuery::query(&self.context, deadline, bytes)?;
         let decode = move || Ok((decode_drift_filter(&request)?, request));
         let ((filter, notes), request) = query.prepare(bytes, decode).await?;
         let drift = DriftQuery {
             filter,
-            table: TableTarget::Field(request.table),
+            table: TableTarget::field(&self.caller, request.table),
             key: Some(request.key).filter(|key| !key.is_empty()).map(KeyTarget::Field),
             format: convert::format_from_wire(request.format)?,
             start: convert::point_from_wire(request.start)?,
@@ -189,7 +230,9 @@ impl ReaderRpc {
         };
         let (mut pages, first) = pages.short_page(&query).await?;
         let first = first.map(|page| page.try_map(to_message));
-        Ok(stream_pages_after(first, query, move || pages.next_page(usize::MAX)?.try_map(to_message)))
+        let pages =
+            stream_pages_after(first, query, move || pages.next_page(usize::MAX)?.try_map(to_message));
+        Ok(self.leased(&leased, pages))
     }
 
     async fn diff(
@@ -205,14 +248,16 @@ impl ReaderRpc {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
+        self.authorize(&request.table).await?;
+        let leased = request.table.clone();
         let freshness = self.freshness(request.freshness)?;
-        let query = RunningQuery::query(&self.0, deadline, request.encoded_len())?;
+        let query = RunningQuery::query(&self.context, deadline, request.encoded_len())?;
         let (start, end) = (convert::point_from_wire(request.start)?, convert::point_from_wire(request.end)?);
         let start = start.ok_or_else(|| {
             Error::new(Reason::ArgumentInvalid, "diff has no start; set `start` to the earlier point in time")
         })?;
         let wanted = DiffQuery {
-            table: TableTarget::Field(request.table),
+            table: TableTarget::field(&self.caller, request.table),
             keys: request.keys.into_iter().map(KeyTarget::Field).collect(),
             start,
             end,
@@ -221,11 +266,12 @@ impl ReaderRpc {
         };
         let mut pages = DiffPages::open(&query, freshness, wanted).await?;
         let start_seq = pages.start_seq();
-        Ok(stream_pages(query, move || {
+        let pages = stream_pages(query, move || {
             pages
                 .next_page(usize::MAX)?
                 .try_map(|page| Ok(v1::DiffResponse { header: page.header, start_seq, rows: page.rows }))
-        }))
+        });
+        Ok(self.leased(&leased, pages))
     }
 
     async fn list_tables(
@@ -243,11 +289,12 @@ impl ReaderRpc {
                 return Err(Error::new(Reason::ArgumentInvalid, message));
             }
         };
-        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let after = page_start(&request.page_token, &self.caller)?;
+        let query = RunningQuery::lookup(&self.context, deadline)?;
         let limit = TableListLimit { tables: page_size, bytes: TABLE_PAGE_BYTES };
-        let list = tables::list(&query, freshness, as_of, request.page_token, limit).await?;
+        let list = tables::list(&query, &self.caller, (freshness, as_of), after, limit).await?;
         let last = list.tables.last().filter(|_| list.has_more);
-        let next_page_token = last.map(|table| table.table.clone()).unwrap_or_default();
+        let next_page_token = last.map(|table| page_token(&table.table, &self.caller)).unwrap_or_default();
         Ok(v1::ListTablesResponse { header: Some(list.header), tables: list.tables, next_page_token })
     }
 
@@ -256,10 +303,11 @@ impl ReaderRpc {
         deadline: Option<Instant>,
         request: v1::DescribeTableRequest,
     ) -> Result<v1::DescribeTableResponse> {
+        self.authorize(&request.table).await?;
         let as_of = convert::point_from_wire(request.as_of)?;
         let freshness = self.freshness(request.freshness)?;
-        let query = RunningQuery::lookup(&self.0, deadline)?;
-        let table = TableTarget::Field(request.table);
+        let query = RunningQuery::lookup(&self.context, deadline)?;
+        let table = TableTarget::field(&self.caller, request.table);
         let (header, table) = tables::describe(&query, freshness, as_of, table).await?;
         Ok(v1::DescribeTableResponse { header: Some(header), table: Some(table) })
     }
@@ -269,18 +317,25 @@ impl ReaderRpc {
         deadline: Option<Instant>,
         losses: HistoryLosses,
     ) -> Result<v1::ReaderServiceStatusResponse> {
-        let status = RunningQuery::lookup(&self.0, deadline)?.compute(read_status).await?;
-        let HistoryLosses { count: histories_lost, last: last_history_lost } = losses;
+        let caller = self.caller.clone();
+        let read = move |context: &RequestContext| read_status(context, &caller);
+        let status = RunningQuery::lookup(&self.context, deadline)?.compute(read).await?;
+        let HistoryLosses { count: histories_lost, last } = losses;
+        // What was lost can name files of any table.
+        let last_history_lost = if self.caller.is_admin() { last } else { String::new() };
         Ok(v1::ReaderServiceStatusResponse { histories_lost, last_history_lost, ..status })
     }
 }
 
-fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusResponse> {
+/// The state of the reader. Of what names files or tables, each caller sees what it may read, and an administrator all.
+fn read_status(context: &RequestContext, caller: &Caller) -> Result<v1::ReaderServiceStatusResponse> {
     let RequestContext { replica, files, compute, .. } = context;
     let applied = replica.applied();
     let point = ReadPoint { seq: applied.seq, applied };
-    let header = point.header(replica, point.applied.tables.values())?;
-    let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
+    let tables = point.applied.tables_for(caller).map(|(_, table)| table);
+    let header = point.header(replica, tables.clone())?;
+    let memtables = tables.map(|table| Arc::clone(&table.state().memtable));
+    let is_admin = caller.is_admin();
     let load = compute.load();
     Ok(v1::ReaderServiceStatusResponse {
         lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
@@ -294,8 +349,11 @@ fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusRespon
         memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
         writer_address: context.writer_address(),
         memory: convert::memory_to_wire(&context.memory),
-        damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
-        problems: replica.problems(),
+        damaged_files: is_admin
+            .then(|| convert::damaged_files_to_wire(replica.damaged_files()))
+            .unwrap_or_default(),
+        problems: is_admin.then(|| replica.problems()).unwrap_or_default(),
+        security: Some(context.security.to_wire(caller)),
         // The server adds what was lost.
         histories_lost: 0,
         last_history_lost: String::new(),
@@ -349,7 +407,11 @@ fn decode_condition(
     })
 }
 
-fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
+fn prepare_select(
+    request: v1::SelectRequest,
+    database: &Database,
+    caller: &Caller,
+) -> Result<PreparedSelect> {
     let texts = (request.r#where.as_str(), request.params.as_slice());
     let (condition, notes) = decode_condition(texts, &request.time_zone, request.deleted)?;
     let items = parse_fields(&request.fields)?;
@@ -373,6 +435,7 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
     let (mut sent_before, mut resumed) = (0, LineagePoint::default());
     if !request.resume_token.is_empty() {
         let token = SelectToken::decode(&request.resume_token, database, hash)?;
+        caller.check_token_scope(token.principal())?;
         as_of = Some(PointInTime::Seq(token.seq));
         resumed = token.point();
         sent_before = token.count;
@@ -451,15 +514,11 @@ fn paged<T>(request: Request<T>) -> Result<T, Status> {
     Ok(request.into_inner())
 }
 
-fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(to_status)
-}
-
 #[tonic::async_trait]
 impl ReaderService for ReaderServer {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(self.call().get(deadline, request.into_inner()).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(call.get(deadline, request.into_inner()).await)
     }
 
     type SelectStream = ResponseStream<v1::SelectResponse>;
@@ -468,8 +527,8 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(self.call().select(deadline, paged(request)?).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(call.select(deadline, paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -478,15 +537,15 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(self.call().history(deadline, paged(request)?).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(call.history(deadline, paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(self.call().diff(deadline, paged(request)?).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(call.diff(deadline, paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -495,25 +554,27 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
         let memory = call_memory(&request)?;
-        let deadline = deadline_of(request.metadata());
-        respond(watch::open_stream(&self.call().0, deadline, request.into_inner(), &memory).await)
+        let opened =
+            watch::open_stream(&call.context, &call.caller, deadline, request.into_inner(), &memory).await;
+        call.respond(opened)
     }
 
     async fn list_tables(
         &self,
         request: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(self.call().list_tables(deadline, request.into_inner()).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(call.list_tables(deadline, request.into_inner()).await)
     }
 
     async fn describe_table(
         &self,
         request: Request<v1::DescribeTableRequest>,
     ) -> Result<Response<v1::DescribeTableResponse>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(self.call().describe_table(deadline, request.into_inner()).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(call.describe_table(deadline, request.into_inner()).await)
     }
 
     type ExecuteStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
@@ -522,14 +583,15 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        let deadline = deadline_of(request.metadata());
-        respond(statement::execute(&self.call().0, deadline, paged(request)?).await)
+        let (call, deadline) = (self.call(&request)?, deadline_of(request.metadata()));
+        call.respond(statement::execute(&call.context, &call.caller, deadline, paged(request)?).await)
     }
 
     async fn status(
         &self,
         request: Request<v1::ReaderServiceStatusRequest>,
     ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
-        respond(self.call().status(deadline_of(request.metadata()), self.slot.losses()).await)
+        let call = self.call(&request)?;
+        call.respond(call.status(deadline_of(request.metadata()), self.slot.losses()).await)
     }
 }

@@ -13,6 +13,11 @@ use driftdb_common::query::ast::{
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed};
+use driftdb_common::query::report;
+use driftdb_common::service::access::caller::Caller;
+use driftdb_common::service::access::lease::{LeaseNeeds, lease_stream};
+use driftdb_common::service::access::role::Role;
+use driftdb_common::service::access::statement_tables::authorize_statement;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::ResponseStream;
@@ -31,6 +36,7 @@ use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
+use crate::suggestion::suggesting;
 
 /// The messages with which Execute responds.
 pub type StatementStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
@@ -38,6 +44,7 @@ pub type StatementStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
 /// Executes the statement of a request.
 pub async fn execute(
     context: &Arc<RequestContext>,
+    caller: &Caller,
     deadline: Option<Instant>,
     request: v1::ReaderServiceExecuteRequest,
 ) -> Result<StatementStream> {
@@ -56,7 +63,13 @@ pub async fn execute(
     if statement.kind() != StatementKind::Read {
         return Err(not_a_read(query.compute(|context| Ok(context.writer_address())).await?));
     }
-    let execution = Execution { query, text, as_of, freshness, format, clock };
+    let table = statement.table().cloned();
+    if let Err(error) = authorize_statement(caller, &statement) {
+        let error = suggesting(context, caller, error).await;
+        return Err(report::at_table(error, &text, table.as_ref()));
+    }
+    let needs = table.map_or(LeaseNeeds::Principal, |table| LeaseNeeds::Tables(Role::Read, vec![table.text]));
+    let execution = Execution { query, caller: caller.clone(), text, as_of, freshness, format, clock };
     let answer = match statement {
         Statement::Select(select) => execution.select(select).await,
         Statement::Explain(select) => execution.explain(select).await,
@@ -69,7 +82,7 @@ pub async fn execute(
         Statement::Describe { table, as_of } => execution.describe(table, as_of).await,
         _ => Err(Error::new(Reason::Internal, "cannot execute the statement: no code handles this read")),
     };
-    Ok(with_notes(answer?, notes))
+    Ok(lease_stream(with_notes(answer?, notes), caller, needs))
 }
 
 /// Adds notes to the header of an answer, which is in its first message.
@@ -108,6 +121,7 @@ fn noted(notes: Vec<String>, message: v1::ReaderServiceExecuteResponse) -> v1::R
 /// One statement, and the fields of the request that apply to it.
 struct Execution {
     query: RunningQuery,
+    caller: Caller,
     text: Arc<String>,
     as_of: Option<PointInTime>,
     freshness: Freshness,
@@ -117,7 +131,7 @@ struct Execution {
 
 impl Execution {
     fn table(&self, name: TableName) -> TableTarget {
-        TableTarget::Statement(name, Arc::clone(&self.text))
+        TableTarget::statement(&self.caller, name, &self.text)
     }
 
     fn key(&self, key: RowKey) -> KeyTarget {
@@ -266,8 +280,9 @@ impl Execution {
 
     async fn show_tables(&self, as_of: Option<PointInTime>) -> Result<StatementStream> {
         let point = self.point(as_of)?;
+        let at = (self.freshness, point);
         let list =
-            tables::list(&self.query, self.freshness, point, String::new(), TableListLimit::NONE).await?;
+            tables::list(&self.query, &self.caller, at, String::new(), TableListLimit::NONE).await?;
         let mut header = Some(list.header);
         let mut results: Vec<_> = list.tables.into_iter().map(Outcome::Table).map(Some).collect();
         if results.is_empty() {

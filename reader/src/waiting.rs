@@ -9,6 +9,7 @@ use std::time::Duration;
 use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::service::status;
 use driftdb_common::storage::foreign_files::check_no_foreign_files;
@@ -118,7 +119,11 @@ impl tonic::codegen::Service<Request<Body>> for WaitingService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<Body>) -> Self::Future {
-        ready(Ok(status::to_status(self.0.clone()).into_http()))
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let refusal = match Caller::in_extensions(request.extensions().get()) {
+            Ok(_) => status::to_status(self.0.clone()),
+            Err(unauthenticated) => unauthenticated,
+        };
+        ready(Ok(refusal.into_http()))
     }
 }

@@ -1,7 +1,9 @@
 //! Starts the real daemons as processes, on real directories, and calls them.
 
+pub mod access;
 mod binaries;
 pub mod calls;
+pub mod certificates;
 pub mod checker;
 
 pub mod condition;
@@ -22,6 +24,7 @@ pub mod raw_frames;
 pub mod raw_http2;
 pub mod refusal;
 pub mod script;
+pub mod secure_cluster;
 pub mod small_disk;
 pub mod transcript;
 pub mod watcher;

@@ -6,6 +6,7 @@
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::{CommitMeta, IngestOrigin, RequestId};
+use driftdb_common::format::principal_text::id_of;
 use driftdb_common::storage::io_ban::IoBan;
 use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::format_time;
@@ -212,7 +213,7 @@ impl Admission {
             RequestMatch::Conflicting(token) => {
                 let message = format!(
                     "request id {:?} is in use: a different request with this id became commit {}; use a new id for each request",
-                    request.id, token.seq
+                    id_of(&request.id), token.seq
                 );
                 Err(Error::new(Reason::RequestIdReused, message).with("seq", token.seq.to_string()))
             }

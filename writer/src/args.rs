@@ -7,7 +7,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
 use driftdb_common::service::options::{
-    ClockJump, DataArgs, LogArgs, MemoryArgs, parse_clock_jump, parse_duration,
+    ClockJump, DataArgs, LogArgs, MemoryArgs, SecurityArgs, parse_clock_jump, parse_duration,
 };
 use driftdb_common::service::server::limit_options::LimitArgs;
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
@@ -194,6 +194,8 @@ pub(crate) struct WriterArgs {
         help_heading = "Clock"
     )]
     pub(crate) max_clock_jump: ClockJump,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

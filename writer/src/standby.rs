@@ -15,6 +15,7 @@ use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::service::status;
@@ -275,14 +276,24 @@ impl tonic::codegen::Service<Request<Body>> for ObstacleService {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let caller = match Caller::in_extensions(request.extensions().get()) {
+            Ok(caller) => caller,
+            Err(unauthenticated) => return Box::pin(ready(Ok(unauthenticated.into_http()))),
+        };
         let is_status = request.uri().path().ends_with("/Status");
         let known = self.0.lock().status.clone().filter(|_| is_status);
         match known {
-            Some(known) => Box::pin(async move {
+            Some(mut known) => Box::pin(async move {
+                if let Some(disk) = known.disk.as_mut().filter(|_| !caller.is_admin()) {
+                    disk.message.clear();
+                }
                 let mut grpc = Grpc::new(ProstCodec::default());
                 Ok(grpc.unary(StatusAnswer(*known), request).await)
             }),
-            None => Box::pin(ready(Ok(status::to_status(self.refusal()).into_http()))),
+            None => {
+                let refusal = caller.redact(status::to_status(self.refusal()));
+                Box::pin(ready(Ok(refusal.into_http())))
+            }
         }
     }
 }

@@ -155,7 +155,7 @@ impl WriterDaemon {
             pipeline: pipeline.clone(),
             status,
             ingest: IngestService::new(
-                ingest,
+                (ingest, pipeline.clone()),
                 (reverts.clone(), tasks.clone()),
                 tokens.clone(),
                 stopping.clone(),
@@ -172,6 +172,7 @@ impl WriterDaemon {
             term,
             clock: Arc::clone(&clock),
             health,
+            security: Arc::clone(listener.security()),
         };
         let resources = ServerResources { memory: Arc::clone(&rpc.memory), limits: config.client_limits };
         let served = serve_rpc(rpc, listener, resources, space, &stopping).await;

@@ -108,6 +108,9 @@ pub(crate) struct DevArgs {
     /// Address on which the reader listens; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
     pub(crate) reader_listen: SocketAddr,
+    /// Listen on addresses that others can reach, too, without TLS and authentication: they may read and write everything
+    #[arg(long)]
+    pub(crate) insecure_listen: bool,
 }
 
 /// Options of `demo`.

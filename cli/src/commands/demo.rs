@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
 }
 
 fn client(writer: &DaemonProcess, reader: &DaemonProcess) -> DatabaseHandle {
-    DatabaseHandle::remote(vec![writer.url().to_owned()], vec![reader.url().to_owned()])
+    DatabaseHandle::remote(vec![writer.url().to_owned()], vec![reader.url().to_owned()], None)
 }
 
 /// A commit of the tour.

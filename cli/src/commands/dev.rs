@@ -6,13 +6,13 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, counted};
 use driftdb_common::service::daemon::cancel_on_signals;
 use driftdb_common::service::options::ClockJump;
-use driftdb_common::service::server::Listener;
+use driftdb_common::service::server::{Listener, check_address};
 use tokio::task::JoinHandle;
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, DevArgs, GlobalArgs};
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
-use crate::render::Printer;
+use crate::render::{self, Printer};
 
 /// The default data directory.
 const DIRECTORY: &str = "driftdb-data";
@@ -23,6 +23,12 @@ const NAMED: usize = 5;
 pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     let shutdown = cancel_on_signals()?;
+    for address in [args.listen, args.reader_listen] {
+        // The daemons of `dev` have neither TLS nor authentication.
+        if let Some(warning) = check_address(address, (false, false), args.insecure_listen)? {
+            render::note(&format!("warning: {warning}"));
+        }
+    }
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
     let (writer_url, reader_url) = (url(&write_at)?, url(&read_at)?);
 
@@ -65,7 +71,7 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -
 
 /// The status of the writer that was just started.
 async fn status(writer: &str, reader: &str) -> Result<v1::WriterServiceStatusResponse> {
-    DatabaseHandle::remote(vec![writer.to_owned()], vec![reader.to_owned()]).writer_status().await
+    DatabaseHandle::remote(vec![writer.to_owned()], vec![reader.to_owned()], None).writer_status().await
 }
 
 fn url(listener: &Listener) -> Result<String> {

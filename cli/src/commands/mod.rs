@@ -1,7 +1,9 @@
 //! The commands, one file each.
 
 pub(crate) mod apply;
+pub(crate) mod auth;
 pub(crate) mod bench;
+pub(crate) mod cert;
 pub(crate) mod clock;
 pub(crate) mod compact;
 pub(crate) mod completions;
@@ -22,6 +24,7 @@ pub(crate) mod snapshot;
 pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod storage_check;
+pub(crate) mod token;
 pub(crate) mod verify;
 pub(crate) mod watch;
 

@@ -13,6 +13,10 @@ use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 use crate::shapes;
 
+mod security;
+
+use security::SecurityJson;
+
 #[derive(Default, Serialize)]
 struct StatusJson {
     writer: Option<WriterJson>,
@@ -44,6 +48,8 @@ struct WriterJson {
     damaged_files: Vec<DamagedFileJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    security: Option<SecurityJson>,
 }
 
 #[derive(Serialize)]
@@ -140,6 +146,8 @@ struct ReaderFigures {
     damaged_files: Vec<DamagedFileJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    security: Option<SecurityJson>,
 }
 
 /// Prints the status of the daemons that answer, and fails if one does not.
@@ -186,7 +194,7 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
     }
     for (url, found) in database.reader_statuses().await {
         let found = match found {
-            Ok(found) => ReaderState::Up(Box::new(reader_figures(found))),
+            Ok(found) => ReaderState::Up(Box::new(reader_figures(found)?)),
             Err(error) => {
                 let down = ReaderState::Down { error: error.message().to_owned() };
                 failed_reader = failed_reader.or(Some(error));
@@ -233,6 +241,7 @@ fn writer(url: &str, found: v1::WriterServiceStatusResponse) -> Result<WriterJso
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
+        security: found.security.map(SecurityJson::new).transpose()?,
     })
 }
 
@@ -267,10 +276,10 @@ fn memory_line(memory: &[MemoryJson]) -> String {
     format!("        memory: {}\n", memory.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
+fn reader_figures(found: v1::ReaderServiceStatusResponse) -> Result<ReaderFigures> {
     let header = found.header.unwrap_or_default();
     let lag = std::time::Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default();
-    ReaderFigures {
+    Ok(ReaderFigures {
         applied_seq: header.applied_seq,
         lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
         lag_seqs: found.lag_seqs,
@@ -287,7 +296,8 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
-    }
+        security: found.security.map(SecurityJson::new).transpose()?,
+    })
 }
 
 /// What a daemon does without, and what it fails to do.
@@ -321,6 +331,7 @@ fn for_people(status: &StatusJson) -> String {
             text += &format!("        {job_id}, {description}: {far}\n");
         }
         text += &trouble_for_people(&writer.damaged_files, &writer.problems);
+        text += &writer.security.as_ref().map(SecurityJson::for_people).unwrap_or_default();
     }
     for writer in &status.writers {
         let WriterStateJson { url, state, waits_for, error } = writer;
@@ -345,7 +356,10 @@ fn for_people(status: &StatusJson) -> String {
                     "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n{lost}",
                     reader.url
                 );
-                line + &memory_line(&up.memory) + &trouble_for_people(&up.damaged_files, &up.problems)
+                let security = up.security.as_ref().map(SecurityJson::for_people).unwrap_or_default();
+                line + &memory_line(&up.memory)
+                    + &trouble_for_people(&up.damaged_files, &up.problems)
+                    + &security
             }
             ReaderState::Down { error } => format!("reader  {error}\n"),
         };
@@ -380,6 +394,7 @@ mod tests {
             ],
             damaged_files: Vec::new(),
             problems: Vec::new(),
+            security: None,
         };
         let status = StatusJson {
             writer: None,

@@ -84,6 +84,7 @@ mod tests {
             kind: "patch",
             payload: raw(r#"{"b":2}"#),
             actor: String::new(),
+            principal: String::new(),
             reason: "why".into(),
             before: None,
             after: None,

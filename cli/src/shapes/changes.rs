@@ -36,6 +36,9 @@ pub(crate) struct EventJson {
     pub(crate) payload: Option<Box<RawValue>>,
     /// Who made the commit.
     pub(crate) actor: String,
+    /// Who sent it, if the writer knew.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) principal: String,
     /// The reason of the commit.
     pub(crate) reason: String,
     /// The row before the change, if requested.
@@ -59,6 +62,7 @@ pub(crate) fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<
             key: change.key,
             payload: raw(change.payload)?,
             actor: commit.actor.clone(),
+            principal: commit.principal.clone(),
             reason: commit.reason.clone(),
             before: image(images.before, change.before)?,
             after: image(images.after, change.after)?,
@@ -90,16 +94,19 @@ pub(crate) fn commit(commit: v1::Commit, images: RequestedImages) -> Result<Stri
         seq: u64,
         time: String,
         actor: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        principal: String,
         reason: String,
         changes: Vec<ChangeJson>,
     }
     let (seq, time) = (commit.seq, time(commit.time.as_ref())?);
-    let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
+    let (actor, principal, reason) =
+        (commit.actor.clone(), commit.principal.clone(), commit.reason.clone());
     let changes = events(commit, images)?.into_iter().map(|event| {
         let EventJson { table, key, kind, payload, before, after, .. } = event;
         ChangeJson { table, key, kind, payload, before, after }
     });
-    line(&CommitJson { seq, time, actor, reason, changes: changes.collect() })
+    line(&CommitJson { seq, time, actor, principal, reason, changes: changes.collect() })
 }
 
 #[derive(Serialize)]

@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod msgpack;
 pub mod order_key;
 pub mod path;
+pub mod principal_text;
 pub mod rfc3339;
 pub mod snapshot;
 pub mod sortkey;

@@ -6,6 +6,7 @@
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::msgpack;
+use crate::format::principal_text::actor_of;
 use crate::table::format_time;
 use crate::table::row_spans::RowDeletion;
 
@@ -32,7 +33,7 @@ pub(crate) fn with_deletion(document: &Document, deletion: &RowDeletion) -> Resu
     msgpack::write_uint(&mut out, deletion.seq);
     for (name, value) in [
         (TIME, format_time(deletion.time_ms)),
-        (ACTOR, deletion.actor.clone()),
+        (ACTOR, actor_of(&deletion.actor).to_owned()),
         (REASON, deletion.reason.clone()),
     ] {
         msgpack::write_str(&mut out, name);

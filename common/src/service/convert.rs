@@ -11,6 +11,7 @@ use crate::format::index_columns::{IndexColumns, name_of_path};
 use crate::format::key::KeyType;
 use crate::format::lineage::{Lineage, LineagePoint};
 use crate::format::path::Path;
+use crate::format::principal_text::{actor_of, principal_of};
 use crate::format::rfc3339::UtcTime;
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUsage};
@@ -251,6 +252,9 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
+    if options.actor.contains('\0') {
+        return Err(invalid("the actor contains a NUL character; leave it out"));
+    }
     let commit_time_ms = options.commit_time.as_ref().map(time_from_wire).transpose()?;
     let v1::CommitOptions { request_id, reason, actor, .. } = options;
     Ok(CommitOptions { actor, reason, commit_time_ms, request_id })
@@ -274,12 +278,19 @@ pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
 
 /// The API's message for a commit, still without changes.
 pub fn commit_to_wire(commit: &CommitInfo) -> v1::Commit {
-    let (actor, reason) = match &commit.meta {
-        Some(meta) => (meta.actor.clone(), meta.reason.clone()),
+    let (stored, reason) = match &commit.meta {
+        Some(meta) => (meta.actor.as_str(), meta.reason.clone()),
         None => Default::default(),
     };
-    let time = Some(time_to_wire(commit.time_ms));
-    v1::Commit { seq: commit.seq, time, actor, reason, changes: Vec::new(), more: false }
+    v1::Commit {
+        seq: commit.seq,
+        time: Some(time_to_wire(commit.time_ms)),
+        actor: actor_of(stored).to_owned(),
+        principal: principal_of(stored).unwrap_or_default().to_owned(),
+        reason,
+        changes: Vec::new(),
+        more: false,
+    }
 }
 
 /// A document of a change.

@@ -8,13 +8,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::service::options::LogArgs;
-use crate::service::server::{DRAIN, Listener, descriptors};
+use crate::service::server::{DRAIN, Listener, Security, descriptors};
 use crate::service::telemetry;
 
 /// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
@@ -104,10 +105,10 @@ fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// Listens on `address` and prints `listening on {address}` as the first line on standard output. If `address` has port
-/// 0, the line shows the port that the system chose.
-pub async fn listen(address: SocketAddr) -> Result<Listener> {
-    let listener = Listener::bind(address).await?;
+/// Listens on `address`, for connections that are protected, and prints `listening on {address}` as the first line on standard output.
+/// If `address` has port 0, the line shows the port that the system chose.
+pub async fn listen(address: SocketAddr, security: &Arc<Security>) -> Result<Listener> {
+    let listener = Listener::bind_with(address, Arc::clone(security)).await?;
     if let Some(address) = listener.address() {
         println!("listening on {address}");
     }

@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod log_throttle;
 pub mod options;
 pub mod preconditions;
+pub mod reloaded_file;
 pub mod server;
 pub mod status;
 mod telemetry;

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use jiff::SignedDuration;
 
 use crate::limits;
+use crate::service::access::audit_options::AuditArgs;
 use crate::service::telemetry::LogFormat;
 
 /// The option that names the data directory.
@@ -51,6 +53,42 @@ pub struct LogArgs {
     /// problem.
     #[arg(long, env = "DRIFTDB_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
+}
+
+/// The options that decide who may connect.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Security")]
+pub struct SecurityArgs {
+    /// Certificate of this daemon, in PEM, with the certificates between it and the CA; clients must then use TLS
+    ///
+    /// The TLS files are read again when they change, and on SIGHUP. Connections go on. A file that cannot be used is logged
+    /// and named in Status, and the former ones stay in use. `driftctl cert new` makes certificates for trying it out.
+    #[arg(long, env = "DRIFTDB_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, env = "DRIFTDB_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of the CAs whose client certificates are accepted, in PEM; every client must then show one
+    ///
+    /// When a CA is taken out of the file, the connections of its clients end.
+    #[arg(long, env = "DRIFTDB_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Listen on any address, without TLS or without authentication
+    ///
+    /// Without this option, a daemon that has not both listens on loopback addresses only: anyone who reaches it could read and
+    /// write everything. For networks that only you can reach.
+    #[arg(long, env = "DRIFTDB_INSECURE_LISTEN", value_parser = FalseyValueParser::new())]
+    pub insecure_listen: bool,
+    /// File with the principals, their tokens and certificates, and what each may do
+    ///
+    /// With it every call needs a valid token or client certificate; without it everyone may do everything. The file is read
+    /// again when it changes, and on SIGHUP. One that cannot be used is logged, and the former rules stay in use. `driftctl token
+    /// new` makes a token, and `driftctl auth check` explains a file.
+    #[arg(long, env = "DRIFTDB_AUTH_FILE", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// Parses the duration that an option takes: `50ms`, `1s`, `2 minutes`.

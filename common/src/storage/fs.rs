@@ -564,6 +564,15 @@ pub fn create_new_output(path: &Path) -> Result<NewOutputFile> {
     Ok(NewOutputFile { file, len: 0, partial, path: path.to_owned() })
 }
 
+/// Writes a small file of the user; if it is private, nobody else can read it. Fails if the file exists.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+pub fn create_small_output(path: &Path, bytes: &[u8], is_private: bool) -> Result<()> {
+    let failed = |e: io::Error| Error::io(format_args!("cannot create {}", path.display()), &e);
+    let mode = if is_private { 0o600 } else { 0o644 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
 /// Opens an output file of the user for appending. Creates it if it does not exist.
 #[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 pub fn create_output(path: &Path) -> Result<Box<dyn Write + Send>> {
@@ -577,4 +586,12 @@ pub fn append_private(path: &Path) -> io::Result<(Box<dyn Write + Send>, u64)> {
     let file = open_regular(OpenOptions::new().append(true).create(true).mode(0o600), path)?;
     let len = file.metadata()?.len();
     Ok((Box::new(file), len))
+}
+
+/// Creates an output file of the user that only its owner may read. Fails if it exists.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+pub fn create_private(path: &Path) -> Result<Box<dyn Write + Send>> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|e| Error::io(format_args!("cannot create {}", path.display()), &e))?;
+    Ok(Box::new(file))
 }

@@ -1,5 +1,6 @@
 //! A follower adopts newer layers only once they are open, and does without those that are damaged.
 
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::Reason;
 use driftdb_common::storage::fs::sim::{Fault, Repeat, SimOp};
 use driftdb_common::storage::head;
@@ -22,7 +23,7 @@ fn a_snapshot_that_cannot_be_opened_is_adopted_later() {
     follower.check_head().unwrap();
     log.check(follower.replica(), 0, 8);
     assert!(follower.replica().problems()[0].contains("table \"t\""), "{:?}", follower.replica().problems());
-    let layers = |follower: &Follower| follower.replica().applied().table("t").unwrap().state().layers.end();
+    let layers = |follower: &Follower| follower.replica().applied().table("t", &Caller::everyone()).unwrap().state().layers.end();
     assert_eq!(layers(&follower), 6);
     log.disk.clear_faults();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
@@ -51,7 +52,7 @@ fn reads_whose_files_are_gone_are_not_told_of_damage() {
     log.insert(8);
     let read = |follower: &Follower| {
         let applied = follower.replica().applied();
-        driftdb_common::table::view::View::at(applied.table("t").unwrap(), 7)
+        driftdb_common::table::view::View::at(applied.table("t", &Caller::everyone()).unwrap(), 7)
             .and_then(|view| view.counts().map(drop))
     };
     if let Err(error) = read(&follower) {

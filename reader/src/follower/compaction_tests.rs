@@ -1,5 +1,6 @@
 //! A follower whose log is compacted while it reads continues with the compacted log, and rejects reads below the floor.
 
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::Reason;
 use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
 use driftdb_common::table::view::View;
@@ -112,7 +113,7 @@ fn a_read_of_deleted_rows_fails_if_a_compaction_forgets_some_meanwhile() {
         log.insert(13);
         follower.check_head().unwrap();
         let applied = follower.replica().applied();
-        let view = View::at(applied.table("t").unwrap(), 10).unwrap();
+        let view = View::at(applied.table("t", &Caller::everyone()).unwrap(), 10).unwrap();
         let mut select = SelectExecution::new(view, Selection { deleted: true, ..Selection::default() });
         let keys = |page: SelectPage| page.rows.iter().map(|row| row.key.to_string()).collect::<Vec<_>>();
         assert_eq!(keys(select.next_page(2, usize::MAX).unwrap()), ["k03"]);

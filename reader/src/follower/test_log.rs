@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Bound;
 use std::path::PathBuf;
 
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
@@ -174,7 +175,7 @@ impl TestLog {
         let applied = replica.applied();
         assert_eq!(applied.seq, last);
         for seq in 1..=last {
-            let view = View::at(applied.table("t").unwrap(), seq);
+            let view = View::at(applied.table("t", &Caller::everyone()).unwrap(), seq);
             if seq < floor {
                 assert_eq!(view.unwrap_err().reason(), Reason::BelowFloor);
                 continue;

@@ -7,6 +7,7 @@ use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
 use driftdb_common::work;
 
@@ -19,6 +20,8 @@ const ROW_BYTES: usize = 48;
 /// A Get.
 #[derive(Debug)]
 pub struct GetQuery {
+    /// Who asks.
+    pub caller: Caller,
     /// The table.
     pub table: String,
     /// The keys.
@@ -32,7 +35,7 @@ pub struct GetQuery {
 /// Reads the rows from a state of the replica. Returns the keys for which the response has no more room.
 pub fn read_rows(replica: &Replica, applied: &Arc<Applied>, get: &GetQuery) -> Result<v1::GetResponse> {
     let point = replica.point_at(applied, get.as_of)?;
-    let view = point.view(&get.table)?;
+    let view = point.view(&get.table, &get.caller)?;
     let mut response =
         v1::GetResponse { header: Some(point.header(replica, [view.timeline()])?), ..Default::default() };
     // A key is in the answer in any case: with its row, or among those that remain.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
+use driftdb_common::format::principal_text::actor_of;
 use driftdb_common::limits;
 use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::{Condition, PointInTime};
@@ -65,7 +66,7 @@ impl DriftFilter {
     fn passes(&self, event: &DriftEvent) -> Result<bool> {
         if let Some(actor) = &self.actor {
             let by = event.commit.meta.as_ref().map_or("", |meta| meta.actor.as_str());
-            if by != actor {
+            if actor_of(by) != actor {
                 return Ok(false);
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use driftdb::v1;
 use driftdb_common::error::{Reason, Result};
 use driftdb_common::query::ast::PointInTime;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::work;
@@ -41,20 +42,21 @@ impl TableListLimit {
     pub const NONE: TableListLimit = TableListLimit { tables: usize::MAX, bytes: usize::MAX };
 }
 
-/// The tables that existed at a point in time: those with names after `after`, within the limit.
+/// The tables that existed at a point in time for a caller: those with names after `after`, within the limit.
 pub async fn list(
     query: &RunningQuery,
-    freshness: Freshness,
-    as_of: Option<PointInTime>,
+    caller: &Caller,
+    (freshness, as_of): (Freshness, Option<PointInTime>),
     after: String,
     limit: TableListLimit,
 ) -> Result<TableList> {
+    let caller = caller.clone();
     let applied = query.wait_until_fresh(freshness, as_of).await?;
     let list = move |context: &RequestContext| {
         let point = context.replica.point_at(&applied, as_of)?;
-        let header = point.header(&context.replica, point.applied.tables.values())?;
+        let header = point.header(&context.replica, point.applied.tables_for(&caller).map(|(_, table)| table))?;
         let (mut tables, mut bytes, mut has_more) = (Vec::new(), 0_usize, false);
-        for (name, timeline) in point.applied.tables.iter() {
+        for (name, timeline) in point.applied.tables_for(&caller) {
             work::step(16)?;
             let is_next = after.is_empty() || *name > after;
             let Some(info) = is_next.then(|| listed_info(timeline, point.seq)).flatten() else { continue };

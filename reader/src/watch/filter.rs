@@ -12,6 +12,7 @@ use driftdb_common::query::ast::{Column, Comparison, Condition};
 use driftdb_common::query::in_list::InList;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
@@ -24,6 +25,8 @@ use crate::subscriptions::interest::{Interest, InterestingRows};
 /// The filter of a watch. An event must meet all parts.
 #[derive(Debug, Clone)]
 pub struct WatchFilter {
+    /// Who watches: what this caller may not read is not there.
+    caller: Caller,
     /// The tables by name; empty for all tables.
     tables: BTreeSet<String>,
     /// The keys.
@@ -36,7 +39,7 @@ pub struct WatchFilter {
 
 impl WatchFilter {
     /// The filter of a request.
-    pub fn from_wire(request: &v1::WatchDriftRequest) -> Result<WatchFilter> {
+    pub fn from_wire(request: &v1::WatchDriftRequest, caller: &Caller) -> Result<WatchFilter> {
         if request.keys.len() > limits::KEYS_PER_WATCH {
             let message = format!(
                 "too many keys: {}, the limit for a watch is {}; use a condition, or several watches",
@@ -69,7 +72,7 @@ impl WatchFilter {
         let texts = texts.chain(zone).map(str::as_bytes);
         let hash = request_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
-        Ok(WatchFilter { tables, rows, condition, after_ms: 0, hash })
+        Ok(WatchFilter { caller: caller.clone(), tables, rows, condition, after_ms: 0, hash })
     }
 
     /// The same filter for commits after a time only. The watch may start at an earlier commit: the time may be in the
@@ -111,7 +114,7 @@ impl WatchFilter {
     /// Fails if a named table never existed, or if a named table cannot have one of the keys.
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
-            let key_type = applied.table(table)?.key_type()?;
+            let key_type = applied.table(table, &self.caller)?.key_type()?;
             for key in &self.rows.keys {
                 work::step(8)?;
                 Key::parse(key, key_type)?;
@@ -134,9 +137,14 @@ impl WatchFilter {
         tables.filter_map(|table| table.state().layers.floor()).map(|floor| floor.seq).max().unwrap_or(0)
     }
 
+    /// Who watches.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// Whether the watch covers a table.
     pub fn covers_table(&self, name: &str) -> bool {
-        self.tables.is_empty() || self.tables.contains(name)
+        (self.tables.is_empty() || self.tables.contains(name)) && self.caller.may_see(name)
     }
 
     /// Whether the filter has a condition, which may take long to check.

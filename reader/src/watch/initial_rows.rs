@@ -107,7 +107,7 @@ impl InitialRows {
         after: Option<Key>,
     ) -> Result<Option<TableSelect>> {
         let applied = replica.applied();
-        let timeline = applied.table(&name)?;
+        let timeline = applied.table(&name, self.filter.caller())?;
         let view = match View::at(timeline, self.seq) {
             // The table did not exist at this commit.
             Err(error) if error.reason() == Reason::TableNotFound => return Ok(None),

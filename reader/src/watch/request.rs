@@ -9,6 +9,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::limits;
 use driftdb_common::planted::{self, PlantedBug};
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::CallMemory;
@@ -56,13 +57,15 @@ impl ResolvedWatch {
     /// Decodes a request. Waits until the replica has reached the commit at which the watch starts.
     pub async fn resolve(
         query: &RunningQuery,
+        caller: &Caller,
         request: v1::WatchDriftRequest,
         call: &CallMemory,
     ) -> Result<ResolvedWatch> {
         let mut memory = WatchMemory::reserve(call, &request)?;
         let format = convert::format_from_wire(request.format)?;
         let bytes = request.encoded_len();
-        let decode = move || Ok((Arc::new(WatchFilter::from_wire(&request)?), request));
+        let watching = caller.clone();
+        let decode = move || Ok((Arc::new(WatchFilter::from_wire(&request, &watching)?), request));
         let (filter, request) = query.prepare(bytes, decode).await?;
         let heartbeat = match &request.heartbeat {
             Some(heartbeat) => convert::duration_from_wire(heartbeat, "heartbeat")?,
@@ -143,6 +146,7 @@ async fn resolve_start(
         }
         Some(Start::ResumeToken(token)) => {
             let token = WatchToken::decode(token, replica.database(), filter.hash())?;
+            filter.caller().check_token_scope(token.principal())?;
             start.initial_rows = token.rows();
             start.after_ms = token.after_ms();
             // The token proves that the commit exists, even if this replica has not seen it yet.

@@ -187,7 +187,8 @@ impl WatchSession {
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
         let (database, filter) = (self.replica.database(), &self.filter);
         let point = self.replica.lineage().point(self.position);
-        WatchToken::new(database, filter.hash(), point, rows).after_time(filter.after_ms()).encode()
+        let token = WatchToken::new(database, (filter.hash(), filter.caller().token_scope()), point, rows);
+        token.after_time(filter.after_ms()).encode()
     }
 
     async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {

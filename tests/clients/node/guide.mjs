@@ -1,11 +1,16 @@
 // Runs all JavaScript code of docs/node.md, in order, as a reader of the guide would. Run by run.sh.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { withDaemons } from "./daemons.mjs";
 
 const guide = readFileSync("docs/node.md", "utf8");
 const example = readFileSync("docs/examples/watch.mjs", "utf8");
-const pieces = [...guide.matchAll(/^```js\n(.*?)^```$/gms)].map(([, piece]) => piece).filter((piece) => piece !== example);
+const needsTls = (piece) => piece.includes("createSsl");
+const allPieces = [...guide.matchAll(/^```js\n(.*?)^```$/gms)].map(([, piece]) => piece).filter((piece) => piece !== example);
+const pieces = allPieces.filter((piece) => !needsTls(piece));
 if (pieces.length < 6) throw new Error(`only ${pieces.length} pieces of JavaScript are found in the guide`);
 
 await withDaemons(async (daemons) => {
@@ -25,4 +30,29 @@ await withDaemons(async (daemons) => {
   writeFileSync(new URL("./followed.mjs", import.meta.url), replaced);
   await import("./followed.mjs");
 });
-console.log(`docs/node.md: ${pieces.length} pieces of JavaScript run`);
+
+// The pieces about TLS, with daemons that ask for certificates.
+const certs = mkdtempSync(join(tmpdir(), "driftdb-certs-"));
+execFileSync(join(process.env.DRIFTDB_BIN, "driftctl"), ["cert", "new", certs]);
+const pem = (name) => join(certs, name);
+const options = ["--tls-cert", pem("server.pem"), "--tls-key", pem("server-key.pem"), "--tls-client-ca", pem("ca.pem")];
+await withDaemons(async (daemons) => {
+  const reader = await daemons.start("reader", ...options);
+  const usual = { "127.0.0.1:7401": daemons.writer, "127.0.0.1:7402": reader.address, "certs/": `${certs}/` };
+  const program = [
+    pieces[0],
+    ...allPieces.filter(needsTls),
+    `for (const client of [secureWriter, secureReader]) {`,
+    `  const status = await new Promise((resolve, reject) =>`,
+    `    client.status({}, (error, answer) => (error ? reject(error) : resolve(answer))));`,
+    `  if (!status.security.clientCertificates) throw new Error("the daemon asks for no certificate");`,
+    `  client.close();`,
+    `}`,
+    `writer.close(); reader.close();`,
+  ].join("\n");
+  const replaced = Object.entries(usual).reduce((text, [from, to]) => text.replaceAll(from, to), program);
+  writeFileSync(new URL("./followed-tls.mjs", import.meta.url), replaced);
+  await import("./followed-tls.mjs");
+}, ...options);
+rmSync(certs, { recursive: true });
+console.log(`docs/node.md: ${allPieces.length} pieces of JavaScript run`);

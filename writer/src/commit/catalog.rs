@@ -41,17 +41,10 @@ impl TableCatalog {
         self.of_live(table, AdmittedTable::id)
     }
 
-    /// Calls `f` for a table that is not dropped. If there is none, the error suggests the nearest name: after the lock.
+    /// Calls `f` for a table that is not dropped.
     fn of_live<T>(&self, name: &str, f: impl FnOnce(&AdmittedTable) -> T) -> Result<T> {
         check_name(name)?;
-        let (error, schemas) = {
-            let state = self.0.state.lock();
-            match state.admission.tables.live(name) {
-                Ok(table) => return Ok(f(table)),
-                Err(error) => (error, state.admission.tables.live_schemas()),
-            }
-        };
-        Err(error.suggesting(schemas.iter().map(|schema| schema.table.as_str())))
+        self.0.state.lock().admission.tables.live(name).map(f)
     }
 
     /// The name of a table, for messages; empty if no table has the id.

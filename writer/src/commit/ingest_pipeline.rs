@@ -163,7 +163,6 @@ impl IngestPipeline {
                 return admitted.map(|_| None);
             }
         }
-        self.suggest(&mut outcome).await;
         self.end_batch(producer, number, session, outcome)
     }
 
@@ -230,20 +229,6 @@ impl IngestPipeline {
             state.admission.complete_batch(&producer, number, &outcome.refused);
         }
         Ok(Some(self.acknowledge(state, number, outcome)))
-    }
-
-    /// Adds the nearest table's name to the first error of an unknown table.
-    async fn suggest(&self, outcome: &mut BatchOutcome) {
-        let unknown = |refused: &&mut RefusedOperation| refused.error.reason() == Reason::TableNotFound;
-        if let Some(refused) = outcome.refused.iter_mut().find(unknown) {
-            let schemas = self.0.state.lock().admission.tables.live_schemas();
-            let error = refused.error.clone();
-            let names = move || Ok(error.suggesting(schemas.iter().map(|schema| schema.table.as_str())));
-            // Without a suggestion the error is still true.
-            if let Ok(error) = self.0.tasks.run(names).await {
-                refused.error = error;
-            }
-        }
     }
 
     /// The batch after which a producer continues: the last one that was processed to its end. The answer

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::table::operation::SchemaChange;
 
 use crate::admission::draft::{Draft, DraftConditions};
@@ -163,22 +164,27 @@ impl CommitPipeline {
     }
 
     async fn outcome(&self, ack: PendingAck) -> Result<CommitReceipt> {
-        match ack.wait().await {
-            Err(error) if error.reason() == Reason::TableNotFound => Err(self.suggesting(error).await),
-            outcome => outcome,
-        }
+        ack.wait().await
     }
 
-    /// The error of an unknown table with the nearest name.
-    async fn suggesting(&self, error: Error) -> Error {
+    /// The error of an unknown table with the nearest name of those that the caller may see. Other errors stay as they are.
+    pub(crate) async fn suggesting(&self, error: Error, caller: &Caller) -> Error {
+        if error.reason() != Reason::TableNotFound {
+            return error;
+        }
         let schemas = self.0.state.lock().admission.tables.live_schemas();
-        let unchanged = error.clone();
-        let suggesting = self
-            .0
-            .tasks
-            .run(move || Ok(error.suggesting(schemas.iter().map(|schema| schema.table.as_str()))));
+        let table = error.metadata().get("table");
+        if schemas.iter().any(|schema| Some(&schema.table) == table) {
+            // It exists now, and did not at some point in time.
+            return error;
+        }
+        let (unchanged, caller) = (error.clone(), caller.clone());
+        let suggest = move || {
+            let names = schemas.iter().map(|schema| schema.table.as_str());
+            Ok(error.suggesting(names.filter(|name| caller.lists(name))))
+        };
         // Without a suggestion the error is still true.
-        suggesting.await.unwrap_or(unchanged)
+        self.0.tasks.run(suggest).await.unwrap_or(unchanged)
     }
 
     /// Takes no more writes. The committer ends once the admitted ones are durable.

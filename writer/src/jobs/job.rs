@@ -18,6 +18,8 @@ pub(crate) struct JobProgress {
     pub(crate) id: String,
     /// The task, such as `snapshot of orders`.
     pub(crate) description: String,
+    /// The table; `None` for all tables.
+    pub(crate) table: Option<String>,
     /// Whether the job has not started yet: it waits for other jobs.
     pub(crate) queued: bool,
     /// The work done, in units.
@@ -62,7 +64,8 @@ impl JobState {
     pub(super) fn progress(&self) -> JobProgress {
         let WorkDone { done, total, unit } = *self.work_done.borrow();
         let (id, description) = (self.id(), self.task.to_string());
-        JobProgress { id, description, queued: !self.is_running(), done, total, unit }
+        let table = self.task.table.clone();
+        JobProgress { id, description, table, queued: !self.is_running(), done, total, unit }
     }
 }
 

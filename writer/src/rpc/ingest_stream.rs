@@ -10,7 +10,7 @@
 //! once it is admitted, the rest when its acknowledgement is sent. A stream without memory takes no further batch,
 //! and gRPC's flow control makes the client wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::IngestOrigin;
 use driftdb_common::limits;
 use driftdb_common::memory::{MemoryPermit, MemoryUse};
+use driftdb_common::service::access::authorize::{AccessAction, authorize};
+use driftdb_common::service::access::caller::Caller;
+use driftdb_common::service::access::lease::{LeaseNeeds, StreamLease};
+use driftdb_common::service::access::role::Role;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{CallMemory, ResponseStream, STREAM_WINDOW};
 use driftdb_common::service::status::to_status;
@@ -32,7 +36,8 @@ use tonic::{Code, Status, Streaming};
 
 use crate::admission::CommitContext;
 use crate::admission::draft::DraftOperation;
-use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::admission::producers::RefusedOperation;
+use crate::commit::{AdmittedBatch, CommitPipeline, IngestBatch, IngestPipeline, IngestSession};
 use crate::maintenance::MaintenanceHealth;
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
@@ -56,6 +61,7 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 pub(crate) struct IngestService {
     pipeline: IngestPipeline,
+    commits: CommitPipeline,
     reverts: RevertResolver,
     tasks: TaskPool,
     tokens: CommitTokens,
@@ -68,6 +74,10 @@ pub(crate) struct IngestService {
 /// The task that admits a stream's batches.
 struct BatchReceiver {
     service: IngestService,
+    caller: Caller,
+    /// The right to write the tables that the stream has written so far.
+    lease: StreamLease,
+    written: BTreeSet<String>,
     producer: Option<String>,
     session: IngestSession,
     last_batch: Option<u64>,
@@ -83,13 +93,13 @@ struct BatchReceiver {
 impl IngestService {
     /// Admits batches through `pipeline`. `tokens` names the commits. `shutdown` ends all streams.
     pub(crate) fn new(
-        pipeline: IngestPipeline,
+        (pipeline, commits): (IngestPipeline, CommitPipeline),
         (reverts, tasks): (RevertResolver, TaskPool),
         tokens: CommitTokens,
         shutdown: CancellationToken,
     ) -> IngestService {
         let (newest, health) = (Arc::default(), Arc::default());
-        IngestService { pipeline, reverts, tasks, tokens, newest, shutdown, health }
+        IngestService { pipeline, commits, reverts, tasks, tokens, newest, shutdown, health }
     }
 
     /// The same service; damage that admission finds is noted in `health`.
@@ -105,6 +115,7 @@ impl IngestService {
         &self,
         inbound: Streaming<v1::IngestRequest>,
         call: CallMemory,
+        caller: Caller,
     ) -> Result<ResponseStream<v1::IngestResponse>> {
         let window = call.account().reserve(MemoryUse::Requests, u64::from(STREAM_WINDOW))?;
         call.wait_for_messages();
@@ -113,6 +124,9 @@ impl IngestService {
         let session = self.pipeline.open_session(self.shutdown.child_token());
         let receiver = BatchReceiver {
             service: self.clone(),
+            lease: StreamLease::new(&caller, LeaseNeeds::Principal),
+            written: BTreeSet::new(),
+            caller,
             producer: None,
             session,
             last_batch: None,
@@ -130,21 +144,29 @@ impl IngestService {
 
     /// Decodes the operations of a batch, resolves its reverts and finds the keys. An operation that cannot be decoded is its
     /// error.
-    async fn decode(&self, operations: Vec<v1::Operation>) -> Result<Vec<Result<DraftOperation>>> {
+    async fn decode(
+        &self,
+        operations: Vec<v1::Operation>,
+        unknown: HashMap<String, Error>,
+    ) -> Result<Vec<Result<DraftOperation>>> {
         let tables = self.pipeline.known_tables(operations.iter().map(|operation| operation.table.as_str()));
         let draft = move |operation: Operation| {
             DraftOperation::new(operation).map(|operation| operation.with_key(&tables))
         };
+        // An operation on a table that does not exist for the caller is refused, as one on a table that does not exist.
+        let from_wire = move |operation: v1::Operation| match unknown.get(&operation.table) {
+            Some(error) => Err(error.clone()),
+            None => convert::operation_from_wire(operation),
+        };
         let is_short = decoding::is_short(&operations);
         if operations.iter().any(decoding::is_revert) {
-            let decode =
-                move || Ok(operations.into_iter().map(convert::operation_from_wire).collect::<Vec<_>>());
+            let decode = move || Ok(operations.into_iter().map(from_wire).collect::<Vec<_>>());
             let operations = if is_short { decode()? } else { self.tasks.run(decode).await? };
             let operations = self.reverts.resolve_each(operations).await?;
             return Ok(operations.into_iter().map(|operation| operation.and_then(&draft)).collect());
         }
         let decode = move || {
-            let decoded = operations.into_iter().map(convert::operation_from_wire);
+            let decoded = operations.into_iter().map(from_wire);
             Ok(decoded.map(|operation| operation.and_then(&draft)).collect())
         };
         if is_short { decode() } else { self.tasks.run(decode).await }
@@ -167,12 +189,14 @@ impl BatchReceiver {
             let message = tokio::select! {
                 biased;
                 () = self.session.ended.cancelled() => Err(self.end_status()),
+                error = self.lease.ended() => Err(to_status(error)),
                 message = inbound.message() => message,
             };
             let processed = match message {
                 Ok(Some(request)) => {
                     let processed = self.process(request, first).await;
-                    processed.inspect_err(|error| self.service.health.note_damage(error)).map_err(to_status)
+                    let processed = processed.inspect_err(|error| self.service.health.note_damage(error));
+                    processed.map_err(|error| self.caller.redact(to_status(error)))
                 }
                 Ok(None) => return,
                 Err(status) => Err(status),
@@ -222,7 +246,7 @@ impl BatchReceiver {
             return Err(Error::new(Reason::TooLarge, message));
         }
         self.check_order(request.batch_id)?;
-        let options = convert::options_from_wire(request.options)?;
+        let options = self.caller.sign(convert::options_from_wire(request.options)?)?;
         if !options.request_id.is_empty() {
             let message = "Ingest takes no request_id; set producer_id in the stream's first message, and repeated batches are recognized";
             return Err(Error::new(Reason::ArgumentInvalid, message));
@@ -239,8 +263,9 @@ impl BatchReceiver {
             let message = "preconditions need an atomic batch: set atomic, or send each operation with Apply";
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
+        let unknown = self.authorize(&request.operations, &preconditions).await?;
         let conditions = decoding::conditions_of_batch(&self.service.tasks, preconditions).await?;
-        let operations = self.service.decode(request.operations).await?;
+        let operations = self.service.decode(request.operations, unknown).await?;
         let Some(memory) = self.reserve(count).await else { return Ok(None) };
         let context = CommitContext { options, request: None, origin };
         let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
@@ -251,9 +276,58 @@ impl BatchReceiver {
         while !self.service.pipeline.has_room() {
             tokio::time::sleep(QUEUE_FULL_PAUSE).await;
         }
-        let admitted = self.service.pipeline.admit_batch(batch, &self.session).await?;
+        // Much can have changed while the batch waited.
+        self.lease.check()?;
+        let mut admitted = self.service.pipeline.admit_batch(batch, &self.session).await?;
+        if let Some(batch) = &mut admitted {
+            self.suggest(&mut batch.refused).await;
+        }
         self.stopped = admitted.as_ref().is_some_and(|batch| batch.stopped);
         Ok(admitted.map(|batch| outcome(batch, memory)))
+    }
+
+    /// Fails unless the caller may write the tables of a batch that it may see, and read those of its conditions. Returns the errors
+    /// of the others.
+    async fn authorize(
+        &mut self,
+        operations: &[v1::Operation],
+        preconditions: &[v1::Precondition],
+    ) -> Result<HashMap<String, Error>> {
+        let (mut unknown, mut seen, mut last) = (HashMap::new(), HashSet::new(), "");
+        for table in operations.iter().map(|operation| operation.table.as_str()) {
+            if std::mem::replace(&mut last, table) == table || !seen.insert(table) {
+                continue;
+            }
+            match authorize(&self.caller, AccessAction::Write, [table]) {
+                Ok(()) if self.written.contains(table) => {}
+                // Of names that no table has there could be any number.
+                Ok(()) if self.service.pipeline.known_tables([table].into_iter()).is_empty() => {}
+                Ok(()) => {
+                    self.written.insert(table.to_owned());
+                    let tables = self.written.iter().cloned().collect();
+                    self.lease.set_needs(LeaseNeeds::Tables(Role::Write, tables));
+                }
+                Err(error) if error.reason() == Reason::TableNotFound => {
+                    unknown.insert(table.to_owned(), error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !preconditions.is_empty() {
+            let tables = preconditions.iter().map(|precondition| precondition.table.as_str());
+            if let Err(error) = authorize(&self.caller, AccessAction::Read, tables) {
+                return Err(self.service.commits.suggesting(error, &self.caller).await);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Adds the nearest table's name to the first error of an unknown table.
+    async fn suggest(&self, refused: &mut [RefusedOperation]) {
+        let is_unknown = |refused: &&mut RefusedOperation| refused.error.reason() == Reason::TableNotFound;
+        if let Some(refused) = refused.iter_mut().find(is_unknown) {
+            refused.error = self.service.commits.suggesting(refused.error.clone(), &self.caller).await;
+        }
     }
 
     /// Waits for the memory of a batch's acknowledgement. Returns `None` if the stream ends first, from either side.
@@ -267,7 +341,8 @@ impl BatchReceiver {
     }
 
     fn set_producer(&mut self, producer: &str, first: bool) -> Result<()> {
-        if !first && self.producer.as_deref() != Some(producer) {
+        let scoped = self.caller.scoped_id(producer);
+        if !first && self.producer.as_ref() != Some(&scoped) {
             let message =
                 "producer_id must be set in a stream's first message and must not change in later ones";
             return Err(Error::new(Reason::ArgumentInvalid, message));
@@ -281,9 +356,9 @@ impl BatchReceiver {
             return Err(Error::new(Reason::TooLarge, message));
         }
         if first {
-            let ended = self.service.replace_stream(producer);
+            let ended = self.service.replace_stream(&scoped);
             self.session = self.service.pipeline.open_session(ended);
-            self.producer = Some(producer.to_owned());
+            self.producer = Some(scoped);
         }
         Ok(())
     }

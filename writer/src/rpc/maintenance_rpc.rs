@@ -4,6 +4,7 @@ use driftdb::v1;
 use driftdb::v1::writer_service_execute_response::Event as ExecuteEvent;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::Statement;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::check::verification::Problem;
 use driftdb_common::table::point_in_time::PointInTime;
@@ -36,9 +37,13 @@ impl MaintenanceCalls {
         MaintenanceCalls { jobs, work, catalog }
     }
 
-    /// The jobs that wait or run, oldest first.
-    pub(crate) fn jobs(&self) -> Vec<v1::Progress> {
-        self.jobs.list().into_iter().map(progress_to_wire).collect()
+    /// The jobs that wait or run, oldest first, as far as the caller may know of them.
+    pub(crate) fn jobs(&self, caller: &Caller) -> Vec<v1::Progress> {
+        let is_known = |job: &JobProgress| match &job.table {
+            Some(table) => caller.lists(table),
+            None => caller.is_admin(),
+        };
+        self.jobs.list().into_iter().filter(is_known).map(progress_to_wire).collect()
     }
 
     /// Starts a snapshot of a table.
@@ -149,7 +154,7 @@ fn job_responses<T: Send + 'static, M: Send + 'static>(
 }
 
 fn progress_to_wire(progress: JobProgress) -> v1::Progress {
-    let JobProgress { id, description, queued, done, total, unit } = progress;
+    let JobProgress { id, description, queued, done, total, unit, .. } = progress;
     v1::Progress { job_id: id, done, total, unit: unit.to_owned(), description, queued }
 }
 

@@ -1,5 +1,6 @@
 //! `WriterService` over gRPC: single calls, ingest streams, maintenance calls, and reverts.
 
+mod authorization;
 mod bulk;
 mod bulk_rows;
 mod commit_tokens;

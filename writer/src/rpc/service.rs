@@ -13,9 +13,14 @@ use driftdb_common::query::ast::{
 };
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
+use driftdb_common::service::access::authorize::{AccessAction, authorize};
+use driftdb_common::service::access::caller::Caller;
+use driftdb_common::service::access::lease::{LeaseNeeds, lease_stream};
+use driftdb_common::service::access::role::Role;
+use driftdb_common::service::access::statement_tables::authorize_statement;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::{CallMemory, ResponseStream};
+use driftdb_common::service::server::{CallMemory, ResponseStream, Security};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
@@ -31,6 +36,7 @@ use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
 use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
 use crate::maintenance::MaintenanceHealth;
+use crate::rpc::authorization::authorize_change;
 use crate::rpc::bulk::{BulkRequest, BulkRunner};
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
@@ -59,15 +65,23 @@ pub(crate) struct WriterRpc {
     pub(crate) term: u64,
     pub(crate) clock: Arc<ClockGuard>,
     pub(crate) health: Arc<MaintenanceHealth>,
+    pub(crate) security: Arc<Security>,
 }
 
 impl WriterRpc {
+    /// The status of an error, as the caller may see it.
+    async fn failure(&self, caller: &Caller, error: Error) -> Status {
+        caller.redact(to_status(self.pipeline.suggesting(error, caller).await))
+    }
+
     async fn commit(
         &self,
+        caller: &Caller,
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
     ) -> Result<CommitReceipt> {
-        let options = convert::options_from_wire(options)?;
+        authorize_change(caller, &change)?;
+        let options = caller.sign(convert::options_from_wire(options)?)?;
         // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
         let (change, request) = self.identify(change, id).await?;
@@ -114,7 +128,12 @@ impl WriterRpc {
     }
 
     /// Parses a statement, which can be long.
-    async fn parse(&self, request: v1::WriterServiceExecuteRequest) -> Result<ParsedRequest> {
+    async fn parse(
+        &self,
+        caller: &Caller,
+        request: v1::WriterServiceExecuteRequest,
+    ) -> Result<ParsedRequest> {
+        let caller = caller.clone();
         let clock = LocalClock::in_zone(&request.time_zone, now_ms())?;
         let is_short = decoding::is_short_statement(&request.statement, &request.params);
         let parse = move || {
@@ -123,7 +142,7 @@ impl WriterRpc {
             let request_id = identified.map(|options| {
                 let time = options.commit_time.map(|time| (time.seconds, time.nanos));
                 let fingerprint = fingerprint::of_statement(&text, &params, &time_zone, time);
-                RequestId { id: options.request_id.clone(), fingerprint }
+                RequestId { id: caller.scoped_id(&options.request_id), fingerprint }
             });
             let statement = parser::parse_at(&text, &parser::parse_params(&params)?, &clock)?.value;
             Ok(ParsedRequest { text, statement, options, request_id })
@@ -134,20 +153,21 @@ impl WriterRpc {
     /// Runs a statement that changes all rows of a condition. `place` is its text and table, for errors.
     async fn execute_bulk(
         &self,
+        caller: &Caller,
         request: BulkRequest,
-        place: (String, Option<TableName>),
+        place: StatementPlace,
     ) -> Result<Response<ResponseStream<v1::WriterServiceExecuteResponse>>, Status> {
         let (this, batch) = (self.clone(), request.statement.batch);
-        let failure = move |this: &WriterRpc, error: Error| {
-            this.health.note_damage(&error);
-            to_status(report::at_table(error, &place.0, place.1.as_ref()))
-        };
         let Some(batch) = batch.filter(|_| !request.statement.dry_run) else {
-            let outcome = self.bulk.run(request).await.map_err(|error| failure(self, error))?;
+            let outcome = match self.bulk.run(request).await {
+                Ok(outcome) => outcome,
+                Err(error) => return Err(self.statement_failure(caller, error, &place).await),
+            };
             let responses = outcome.responses(|receipt| self.tokens.token(receipt.token));
             return Ok(Response::new(Box::pin(tokio_stream::iter(responses.into_iter().map(Ok)))));
         };
         let (sender, responses) = mpsc::channel(RESPONSES_AHEAD);
+        let (table, running) = (request.statement.table.text.clone(), caller.clone());
         tokio::spawn(async move {
             let progress = |rows| {
                 let made = v1::Progress { done: rows, unit: "rows".to_owned(), ..v1::Progress::default() };
@@ -164,7 +184,7 @@ impl WriterRpc {
                     let responses = outcome.responses(|receipt| this.tokens.token(receipt.token));
                     responses.into_iter().map(Ok).collect()
                 }
-                Err(error) => vec![Err(failure(&this, error))],
+                Err(error) => vec![Err(this.statement_failure(&running, error, &place).await)],
             };
             for response in responses {
                 if sender.send(response).await.is_err() {
@@ -172,7 +192,16 @@ impl WriterRpc {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        // If the stream ends before the statement has, the statement ends, too.
+        let needs = LeaseNeeds::Tables(Role::Write, vec![table]);
+        Ok(Response::new(lease_stream(Box::pin(ReceiverStream::new(responses)), caller, needs)))
+    }
+
+    /// The status of an error of a statement, with the place of its table.
+    async fn statement_failure(&self, caller: &Caller, error: Error, place: &StatementPlace) -> Status {
+        self.health.note_damage(&error);
+        let error = self.pipeline.suggesting(error, caller).await;
+        caller.redact(to_status(report::at_table(error, &place.0, place.1.as_ref())))
     }
 
     fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
@@ -182,15 +211,18 @@ impl WriterRpc {
     /// Commits a change of a schema and returns its token.
     async fn commit_schema(
         &self,
+        caller: &Caller,
         change: SchemaChange,
         options: Option<v1::CommitOptions>,
     ) -> Result<Option<v1::WriteToken>, Status> {
-        let receipt = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
-        Ok(self.token(receipt))
+        match self.commit(caller, CommitRequest::Schema(change), options).await {
+            Ok(receipt) => Ok(self.token(receipt)),
+            Err(error) => Err(self.failure(caller, error).await),
+        }
     }
 
-    /// The tables that are not dropped, by name.
-    fn tables_to_wire(&self) -> Vec<v1::TableInfo> {
+    /// The tables that are not dropped and that exist for the caller, by name.
+    fn tables_to_wire(&self, caller: &Caller) -> Vec<v1::TableInfo> {
         let table = |LiveTable { schema, created_seq, counts, storage }: LiveTable| v1::TableInfo {
             rows: counts.rows,
             created_seq,
@@ -205,10 +237,14 @@ impl WriterRpc {
         let mut tables: Vec<_> = self.status.live_tables().into_iter().map(table).collect();
         let unusable = self.status.unusable_tables();
         tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
+        tables.retain(|info| caller.lists(&info.table));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }
 }
+
+/// The text of a statement, and the table that it names, for the place of an error.
+type StatementPlace = (String, Option<TableName>);
 
 /// A statement that was parsed.
 struct ParsedRequest {
@@ -231,6 +267,23 @@ fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>),
     }
 }
 
+/// The right that the stream of a job needs: to administer a table, or the database if it is about all tables.
+fn needs_of_job(table: Option<&str>) -> LeaseNeeds {
+    match table {
+        Some(table) => LeaseNeeds::Tables(Role::Admin, vec![table.to_owned()]),
+        None => LeaseNeeds::Administer,
+    }
+}
+
+/// The answer of a job, as long as the caller may start it.
+fn job_response<M: Send + 'static>(
+    responses: JobStream<M>,
+    caller: &Caller,
+    table: Option<&str>,
+) -> Response<ResponseStream<M>> {
+    Response::new(lease_stream(Box::pin(responses), caller, needs_of_job(table)))
+}
+
 /// The room on the disk, as the Status call answers it.
 pub(crate) fn disk_to_wire(report: DiskReport) -> v1::DiskState {
     let DiskReport { free_bytes, reserve_bytes, full } = report;
@@ -249,6 +302,7 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::CreateTableRequest>,
     ) -> Result<Response<v1::CreateTableResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let schema = Schema {
             table: request.table,
@@ -259,7 +313,7 @@ impl WriterService for WriterRpc {
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
-        let token = self.commit_schema(change, request.options).await?;
+        let token = self.commit_schema(&caller, change, request.options).await?;
         Ok(Response::new(v1::CreateTableResponse { token }))
     }
 
@@ -267,6 +321,7 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::AlterTableRequest>,
     ) -> Result<Response<v1::AlterTableResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let v1::AlterTableRequest {
             table,
             add_indexes,
@@ -281,7 +336,7 @@ impl WriterService for WriterRpc {
         let drop = convert::indexes_from_wire(drop_indexes, &drop_composite_indexes).map_err(to_status)?;
         let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
         let change = SchemaChange::Alter { table, add, drop, retain };
-        let token = self.commit_schema(change, options).await?;
+        let token = self.commit_schema(&caller, change, options).await?;
         Ok(Response::new(v1::AlterTableResponse { token }))
     }
 
@@ -289,17 +344,22 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::DropTableRequest>,
     ) -> Result<Response<v1::DropTableResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let change = SchemaChange::Drop { table: request.table };
-        let token = self.commit_schema(change, request.options).await?;
+        let token = self.commit_schema(&caller, change, request.options).await?;
         Ok(Response::new(v1::DropTableResponse { token }))
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let change = decoding::change_of_apply(&self.tasks, request.operations, request.preconditions).await;
         let change = change.map_err(to_status)?;
-        let receipt = self.commit(change, request.options).await.map_err(to_status)?;
+        let receipt = match self.commit(&caller, change, request.options).await {
+            Ok(receipt) => receipt,
+            Err(error) => return Err(self.failure(&caller, error).await),
+        };
         Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
     }
 
@@ -309,9 +369,10 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
+        let caller = Caller::of(&request)?;
         let no_memory = || Status::internal("the server gave the call no memory");
         let memory = request.extensions().get::<CallMemory>().cloned().ok_or_else(no_memory)?;
-        Ok(Response::new(self.ingest.serve(request.into_inner(), memory).map_err(to_status)?))
+        Ok(Response::new(self.ingest.serve(request.into_inner(), memory, caller).map_err(to_status)?))
     }
 
     type ExecuteStream = ResponseStream<v1::WriterServiceExecuteResponse>;
@@ -320,71 +381,102 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let caller = Caller::of(&request)?;
         let ParsedRequest { text, statement, options, request_id } =
-            self.parse(request.into_inner()).await.map_err(to_status)?;
+            self.parse(&caller, request.into_inner()).await.map_err(to_status)?;
         let table = statement.table().cloned();
-        let with_place = |e| to_status(report::at_table(e, &text, table.as_ref()));
+        if let Err(error) = authorize_statement(&caller, &statement) {
+            return Err(self.statement_failure(&caller, error, &(text, table)).await);
+        }
+        let with_place = |e| caller.redact(to_status(report::at_table(e, &text, table.as_ref())));
         if statement.kind() == StatementKind::Maintenance {
-            let responses = self.maintenance.execute(statement).map_err(with_place)?;
-            return Ok(Response::new(Box::pin(responses)));
+            let needs = needs_of_job(table.as_ref().map(|table| table.text.as_str()));
+            return match self.maintenance.execute(statement) {
+                Ok(responses) => Ok(Response::new(lease_stream(Box::pin(responses), &caller, needs))),
+                Err(error) => Err(self.statement_failure(&caller, error, &(text, table)).await),
+            };
         }
         let bulk = bulk_of(statement);
-        let options = convert::options_from_wire(options);
+        let options = convert::options_from_wire(options).and_then(|options| caller.sign(options));
         let context = |options| CommitContext { options, request: request_id, origin: None };
         let statement = match bulk {
             Ok((bulk, clauses)) => {
                 let context = context(options.map_err(to_status)?);
                 let bulk = BulkRequest::new(bulk, clauses, context).map_err(with_place)?;
-                return self.execute_bulk(bulk, (text, table)).await;
+                return self.execute_bulk(&caller, bulk, (text, table)).await;
             }
             Err(statement) => statement,
         };
         let change = change::of_statement(*statement).map_err(to_status)?;
         let context = context(options.map_err(with_place)?);
-        let receipt = self.commit_as(change, context).await.map_err(with_place)?;
+        let receipt = match self.commit_as(change, context).await {
+            Ok(receipt) => receipt,
+            Err(error) => return Err(self.statement_failure(&caller, error, &(text, table)).await),
+        };
         let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
         let response = v1::WriterServiceExecuteResponse { event };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(response)))))
     }
 
-    type SnapshotStream = JobStream<v1::SnapshotResponse>;
+    type SnapshotStream = ResponseStream<v1::SnapshotResponse>;
 
     async fn snapshot(
         &self,
         request: Request<v1::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        let follower = self.maintenance.snapshot(&request.into_inner().table).map_err(to_status)?;
-        Ok(Response::new(maintenance_rpc::snapshot_responses(follower)))
+        let caller = Caller::of(&request)?;
+        let table = request.into_inner().table;
+        let started = authorize(&caller, AccessAction::Administer("take a snapshot of"), [table.as_str()])
+            .and_then(|()| self.maintenance.snapshot(&table));
+        match started.map(maintenance_rpc::snapshot_responses) {
+            Ok(responses) => Ok(job_response(responses, &caller, Some(&table))),
+            Err(error) => Err(self.failure(&caller, error).await),
+        }
     }
 
-    type CompactStream = JobStream<v1::CompactResponse>;
+    type CompactStream = ResponseStream<v1::CompactResponse>;
 
     async fn compact(
         &self,
         request: Request<v1::CompactRequest>,
     ) -> Result<Response<Self::CompactStream>, Status> {
+        let caller = Caller::of(&request)?;
         let v1::CompactRequest { table, before, dry_run } = request.into_inner();
         let before = convert::point_from_wire(before).map_err(to_status)?;
-        let follower = self.maintenance.compact(&table, before, dry_run).map_err(to_status)?;
-        Ok(Response::new(maintenance_rpc::compact_responses(follower)))
+        let started = authorize(&caller, AccessAction::Administer("compact"), [table.as_str()])
+            .and_then(|()| self.maintenance.compact(&table, before, dry_run));
+        match started.map(maintenance_rpc::compact_responses) {
+            Ok(responses) => Ok(job_response(responses, &caller, Some(&table))),
+            Err(error) => Err(self.failure(&caller, error).await),
+        }
     }
 
-    type VerifyStream = JobStream<v1::VerifyResponse>;
+    type VerifyStream = ResponseStream<v1::VerifyResponse>;
 
     async fn verify(
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
+        let caller = Caller::of(&request)?;
         let v1::VerifyRequest { table, deep } = request.into_inner();
         let table = Some(table.as_str()).filter(|table| !table.is_empty());
-        let follower = self.maintenance.verify(table, deep).map_err(to_status)?;
-        Ok(Response::new(maintenance_rpc::verify_responses(follower)))
+        let action = match table {
+            Some(_) => AccessAction::Administer("verify"),
+            None => AccessAction::AdministerDatabase("verify all tables"),
+        };
+        let started = authorize(&caller, action, table).and_then(|()| self.maintenance.verify(table, deep));
+        match started.map(maintenance_rpc::verify_responses) {
+            Ok(responses) => Ok(job_response(responses, &caller, table)),
+            Err(error) => Err(self.failure(&caller, error).await),
+        }
     }
 
     async fn confirm_clock(
         &self,
         request: Request<v1::ConfirmClockRequest>,
     ) -> Result<Response<v1::ConfirmClockResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        authorize(&caller, AccessAction::AdministerDatabase("confirm the clock"), []).map_err(to_status)?;
         let time = request.into_inner().time;
         let time_ms = time.as_ref().map(convert::time_from_wire).transpose().map_err(to_status)?;
         let clock = Arc::clone(&self.clock);
@@ -392,15 +484,21 @@ impl WriterService for WriterRpc {
         let confirmed = confirmed.map_err(|e| {
             to_status(Error::new(Reason::Internal, format!("confirming the clock failed: {e}")))
         })?;
-        let (now_ms, was_refusing) = confirmed.map_err(to_status)?;
+        let (now_ms, was_refusing) = confirmed.map_err(|error| caller.redact(to_status(error)))?;
         let time = Some(convert::time_to_wire(now_ms));
         Ok(Response::new(v1::ConfirmClockResponse { time, was_refusing }))
     }
 
     async fn status(
         &self,
-        _: Request<v1::WriterServiceStatusRequest>,
+        request: Request<v1::WriterServiceStatusRequest>,
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut disk = disk_to_wire(self.status.disk());
+        if !caller.is_admin() {
+            // It can name a file.
+            disk.message.clear();
+        }
         let (tail_bytes, tail_limit_bytes) = self.status.tail_bytes();
         let last = self.status.durable();
         let clock = self.clock.read();
@@ -411,19 +509,23 @@ impl WriterService for WriterRpc {
             term: self.term,
             last_seq: last.seq,
             last_time: Some(convert::time_to_wire(last.time_ms)),
-            tables: self.tables_to_wire(),
+            tables: self.tables_to_wire(&caller),
             cache_bytes: self.cache.used_bytes(),
             cache_limit_bytes: self.cache.budget(),
             tail_bytes,
             tail_limit_bytes,
-            jobs: self.maintenance.jobs(),
+            jobs: self.maintenance.jobs(&caller),
             incarnation: self.tokens.token(last).incarnation,
             clock_time: Some(convert::time_to_wire(clock.now_ms)),
             clock_expected: clock.expected_ms().map(convert::time_to_wire),
-            disk: Some(disk_to_wire(self.status.disk())),
+            disk: Some(disk),
             memory: convert::memory_to_wire(&self.memory),
-            damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
-            problems: self.health.problems(),
+            damaged_files: caller
+                .is_admin()
+                .then(|| convert::damaged_files_to_wire(&self.health.damaged_files))
+                .unwrap_or_default(),
+            problems: caller.is_admin().then(|| self.health.problems()).unwrap_or_default(),
+            security: Some(self.security.to_wire(&caller)),
         }))
     }
 }

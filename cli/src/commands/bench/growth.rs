@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, WatchEvent};
+use driftdb::client::{Client, WatchEvent};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use super::report::BenchReport;
 use super::setup::Bench;
 use super::svg::Chart;
 use super::writes::RowWrites;
+use crate::address::DaemonAddress;
 use crate::args::{BenchPhase, GrowthAxis};
 use crate::errors::to_error;
 use crate::processes::DaemonProcess;
@@ -229,12 +230,12 @@ struct OpenWatches(JoinSet<Result<()>>);
 
 impl OpenWatches {
     /// Opens watches of a table, and waits until all follow it. The first `concerned` of them get every change, the others wait for keys that nobody writes.
-    async fn open(reader: &str, table: &str, (count, concerned): (u32, u32)) -> Result<OpenWatches> {
+    async fn open(reader: &DaemonAddress, table: &str, (count, concerned): (u32, u32)) -> Result<OpenWatches> {
         let mut watching = JoinSet::new();
         let (opened, mut all) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..count {
             let keys = if number < concerned { Vec::new() } else { vec![format!("none-{number}")] };
-            let database = Client::with(ClientOptions::default(), [""; 0], [reader]);
+            let database = Client::with(reader.options(), [""; 0], [reader.url()]);
             let mut watch = database.watch(v1::WatchDriftRequest {
                 tables: vec![table.to_owned()],
                 keys,

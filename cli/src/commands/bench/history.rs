@@ -14,7 +14,8 @@ use super::ingest;
 use super::load::{Sample, processor_time, summary, used_since};
 use super::report::BenchReport;
 use super::target::{Served, Target};
-use crate::database::{DatabaseHandle, ReaderApi, connect, reader_on, writer_on};
+use crate::address::DaemonAddress;
+use crate::database::{DatabaseHandle, ReaderApi, reader_on, writer_on};
 use crate::errors::to_error;
 use crate::orders::id;
 use crate::processes::DaemonProcess;
@@ -72,10 +73,10 @@ impl LoadedStore {
 
     /// Reports the memory of both daemons, what the formula in docs/operate.md gives, and the bytes on disk.
     async fn report_size(&self, report: &mut BenchReport) -> Result<()> {
-        let mut writer = writer_on(connect(&self.served.writer).await?);
+        let mut writer = writer_on(self.served.writer.connect().await?);
         let status = writer.status(v1::WriterServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let writer = status.into_inner();
-        let mut reader = reader_on(connect(&self.served.reader).await?);
+        let mut reader = reader_on(self.served.reader.connect().await?);
         let status = reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let reader = status.into_inner();
         let of_reader = EMPTY_BYTES + COMMIT_TIMES_BYTES + reader.memtable_bytes + reader.cache_bytes;
@@ -158,7 +159,7 @@ impl LoadedStore {
     async fn start_reader(&self, data: &Path) -> Result<(DaemonProcess, Duration, ReaderApi)> {
         let began = Instant::now();
         let daemon = DaemonProcess::start("driftdb-reader", data).await?;
-        let mut reader = reader_on(connect(daemon.url()).await?);
+        let mut reader = reader_on(daemon.address().connect().await?);
         get(&mut reader, &self.queries.dataset, self.queries.dataset.orders() / 2).await?;
         Ok((daemon, began.elapsed(), reader))
     }
@@ -219,7 +220,7 @@ async fn ingest_events(
     let mut progress = ProgressLine::default();
     let total = events.len().div_ceil(ingest::BATCH);
     let batches = script.batches(events, ingest::BATCH);
-    let mut writer = writer_on(connect(&served.writer).await?);
+    let mut writer = writer_on(served.writer.connect().await?);
     let show = |done| progress.show(format_args!("{producer}: batch {done} of {total}"));
     // A deployment may know the producer of an earlier bench.
     let producer = format!("{producer} of {}", uuid::Uuid::new_v4());
@@ -237,7 +238,7 @@ pub(crate) async fn wait_for_reader(served: &Served, table: &str, token: &v1::Wr
     let freshness = Some(freshness);
     let request =
         v1::GetRequest { table: table.to_owned(), keys: vec![id(0)], freshness, ..Default::default() };
-    reader_on(connect(&served.reader).await?).get(request).await.map(drop).map_err(|s| to_error(&s))
+    reader_on(served.reader.connect().await?).get(request).await.map(drop).map_err(|s| to_error(&s))
 }
 
 /// Reads one row, which must exist.
@@ -253,8 +254,8 @@ async fn get(reader: &mut ReaderApi, dataset: &Dataset, order: u32) -> Result<()
 }
 
 /// A connection to a writer without readers.
-pub(crate) fn client(writer: &str) -> DatabaseHandle {
-    DatabaseHandle::remote(vec![writer.to_owned()], Vec::new())
+pub(crate) fn client(writer: &DaemonAddress) -> DatabaseHandle {
+    DatabaseHandle::remote(vec![writer.url().to_owned()], Vec::new(), writer.tls())
 }
 
 /// Converts bytes to MiB, the unit of memory figures.

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tonic::transport::Channel;
 
-use crate::database::connect;
+use crate::address::DaemonAddress;
 use crate::processes::DaemonProcess;
 
 /// The number of connections that the clients share.
@@ -35,10 +35,10 @@ pub(crate) struct Sample {
 }
 
 /// Opens connections to a daemon.
-pub(crate) async fn channels(url: &str) -> Result<Vec<Channel>> {
+pub(crate) async fn channels(daemon: &DaemonAddress) -> Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
-        channels.push(connect(url).await?);
+        channels.push(daemon.connect().await?);
     }
     Ok(channels)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, WatchEvent};
+use driftdb::client::{Client, WatchEvent};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::task::JoinSet;
@@ -131,7 +131,7 @@ async fn start_clients(
     running: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let table = bench.target.table.clone();
-    let database = Client::with(ClientOptions::default(), [""; 0], [&store.served.reader]);
+    let database = Client::with(store.served.reader.options(), [""; 0], [store.served.reader.url()]);
     let format = v1::DocumentFormat::Msgpack.into();
     let mut watch =
         database.watch(v1::WatchDriftRequest { tables: vec![table.clone()], format, ..Default::default() });

@@ -15,7 +15,7 @@ use super::ingest;
 use super::load::{Call, channels, drive};
 use super::report::BenchReport;
 use super::writes::{acknowledged, put_order};
-use crate::database::{ReaderApi, WriterApi, connect, reader_on, writer_on};
+use crate::database::{ReaderApi, WriterApi, reader_on, writer_on};
 use crate::errors::to_error;
 use crate::orders::id;
 use crate::processes::DaemonProcess;
@@ -47,7 +47,7 @@ pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport
     let began = Instant::now();
     let loading = Loading { tables: plan.tables, rows: plan.events / VERSIONS };
     let mut progress = ProgressLine::default();
-    let mut ingesting = writer_on(connect(writer.url()).await?);
+    let mut ingesting = writer_on(writer.address().connect().await?);
     let show = |done| progress.show(format_args!("T500: batch {done}"));
     ingest::load(&mut ingesting, ("tables", ingest::IN_FLIGHT), loading.batches(), show).await?;
     drop(ingesting);
@@ -55,13 +55,13 @@ pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport
     report.add("T500", "load", "events/s", events / began.elapsed().as_secs_f64());
     add_memory(&mut report, "writer_memory", &writer);
     report.add("T500", "disk", "MB", bytes_in(data) as f64 / 1e6);
-    let writers = channels(writer.url()).await?;
+    let writers = channels(&writer.address()).await?;
     let next = Arc::new(AtomicU64::new(0));
     for run in 1..=plan.runs {
         render::note(&format!("run {run} of {}: T500", plan.runs));
         let began = Instant::now();
         let mut daemon = DaemonProcess::start("driftdb-reader", data).await?;
-        let mut reader = reader_on(connect(daemon.url()).await?);
+        let mut reader = reader_on(daemon.address().connect().await?);
         first_answer(&mut reader, &loading).await?;
         report.add("T500", "first_answer", "ms", began.elapsed().as_secs_f64() * 1e3);
         add_memory(&mut report, "memory", &daemon);
@@ -83,7 +83,7 @@ pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport
 }
 
 async fn create(writer: &DaemonProcess, tables: u32) -> Result<()> {
-    let mut client = client(writer.url());
+    let mut client = client(&writer.address());
     for number in 0..tables {
         let statement = format!("CREATE TABLE {} (pk=id, INDEX(status))", name(number));
         client.execute(v1::WriterServiceExecuteRequest { statement, ..Default::default() }).await?;

@@ -11,15 +11,16 @@ use tonic::transport::Channel;
 
 use super::load::{Sample, channels, drive};
 use super::writes::RowWrites;
+use crate::address::DaemonAddress;
 use crate::args::{BenchArgs, BenchPhase, DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
 use crate::child::own_program;
-use crate::database::DatabaseHandle;
+use crate::database::{DatabaseHandle, default_address};
 use crate::processes::DaemonProcess;
 
 /// The source of daemons, and the measured table.
 pub(crate) struct Target {
     dir: TempDir,
-    given: Option<(String, String)>,
+    given: Option<(DaemonAddress, DaemonAddress)>,
     /// The name of the measured table. `serve` creates it.
     pub(crate) table: String,
 }
@@ -27,9 +28,9 @@ pub(crate) struct Target {
 /// A writer, and a reader if requested, with the measured table.
 pub(crate) struct Served {
     /// The address of the writer.
-    pub(crate) writer: String,
+    pub(crate) writer: DaemonAddress,
     /// The address of the reader.
-    pub(crate) reader: String,
+    pub(crate) reader: DaemonAddress,
     /// The process of the writer, if `bench` started it.
     pub(crate) writer_process: Option<DaemonProcess>,
     /// The process of the reader, if `bench` started it.
@@ -54,7 +55,7 @@ impl Served {
     }
 
     async fn execute(&self, statement: String) -> Result<()> {
-        let mut client = DatabaseHandle::remote(vec![self.writer.clone()], Vec::new());
+        let mut client = DatabaseHandle::remote(vec![self.writer.url().to_owned()], Vec::new(), self.writer.tls());
         let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
         client.execute(request).await.map(drop)
     }
@@ -70,8 +71,11 @@ impl Target {
         if global.writer.is_empty() && global.reader.is_empty() {
             return Ok(Target { dir, given: None, table: "orders".to_owned() });
         }
-        let first =
-            |given: &[String], default: &str| given.first().map_or(default, String::as_str).to_owned();
+        let tls = global.tls.client();
+        let first = |given: &[String], default: &'static str| {
+            let url = given.first().map_or(default_address(default, tls.is_some()), String::as_str);
+            DaemonAddress::new(url, tls.clone())
+        };
         let given = (first(&global.writer, DEFAULT_WRITER), first(&global.reader, DEFAULT_READER));
         // The deployment may have tables of its own, so this table needs a unique name.
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -112,8 +116,8 @@ impl Target {
         let writer = DaemonProcess::start("driftdb-writer", &data).await?;
         let reader = DaemonProcess::start("driftdb-reader", &data).await?;
         Ok(Served {
-            writer: writer.url().to_owned(),
-            reader: reader.url().to_owned(),
+            writer: writer.address(),
+            reader: reader.address(),
             writer_process: Some(writer),
             reader_process: Some(reader),
             data: Some(data),
@@ -141,7 +145,7 @@ impl Target {
         let mut command = Command::new(own_program()?);
         command.args(["bench-server", &name, "--dir"]).arg(dir);
         let process = DaemonProcess::spawn(command).await?;
-        let channels = channels(process.url()).await?;
+        let channels = channels(&process.address()).await?;
         Ok(CeilingProcess {
             name,
             clients,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, WatchEvent, Watcher};
+use driftdb::client::{Client, WatchEvent, Watcher};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::sync::{Barrier, watch};
@@ -61,7 +61,7 @@ pub(crate) async fn measure(
     let (last, known) = watch::channel(None);
     let mut watching = JoinSet::new();
     for _ in 0..plan.watchers {
-        let database = Client::with(ClientOptions::default(), [""; 0], [&served.reader]);
+        let database = Client::with(served.reader.options(), [""; 0], [served.reader.url()]);
         let request = v1::WatchDriftRequest {
             tables: vec![table.to_owned()],
             format: v1::DocumentFormat::Msgpack.into(),

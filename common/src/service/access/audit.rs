@@ -6,6 +6,7 @@
 //! second; the others are counted, and a line contains their number.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,11 +135,18 @@ impl<'a> AuditLine<'a> {
 }
 
 impl AuditLog {
-    /// Starts the audit log of a daemon, with a thread that writes it. None if `options` names no target.
+    /// Starts the audit log of this program, with a thread that writes it. None if `options` names no target.
     ///
     /// # Errors
     /// If the file cannot be opened: a daemon must not serve without the audit log that it was told to write.
-    pub fn start(daemon: &str, options: &AuditOptions) -> Result<AuditLog> {
+    pub fn start(options: &AuditOptions) -> Result<AuditLog> {
+        let program = std::env::args_os().next().unwrap_or_default();
+        let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+        AuditLog::start_as(&program, options)
+    }
+
+    /// The same, with the name of the daemon.
+    fn start_as(daemon: &str, options: &AuditOptions) -> Result<AuditLog> {
         let log = match &options.target {
             None => return Ok(AuditLog::default()),
             Some(AuditTarget::StandardError) => AuditLog::write_to(daemon, options.calls, StandardErrorSink)?,

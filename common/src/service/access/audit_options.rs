@@ -48,7 +48,7 @@ pub struct AuditOptions {
 }
 
 /// The options of the audit log on a command line.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Audit log")]
 pub struct AuditArgs {
     /// File that gets one JSON line for each security event, or `stderr`

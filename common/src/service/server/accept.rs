@@ -10,14 +10,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::memory::MemoryBudget;
+use crate::limits;
+use crate::memory::{MemoryBudget, MemoryUse};
 use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::connection::serve_connection;
 use crate::service::server::connections::Connections;
 use crate::service::server::descriptors;
-use crate::service::server::limit_options::ServerLimits;
 use crate::service::server::listener::Listener;
+use crate::service::server::resources::ServerResources;
+use crate::service::server::security::Security;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +33,7 @@ const STALL_CHECK: Duration = Duration::from_secs(10);
 /// Accepts and serves connections.
 pub struct Acceptor {
     routes: Routes,
+    security: Arc<Security>,
     budget: Arc<MemoryBudget>,
     connections: Arc<Connections>,
     /// The next connection is accepted after this time.
@@ -41,12 +44,25 @@ pub struct Acceptor {
     turned_away: LogThrottle,
 }
 
+/// The number of connections whose TLS takes half of the memory for requests.
+fn connections_with_tls(budget: &MemoryBudget) -> usize {
+    let share = budget.usage().into_iter().find(|usage| usage.of == MemoryUse::Requests);
+    let bytes = share.map_or(0, |share| share.limit_bytes / 2);
+    usize::try_from(bytes / limits::TLS_CONNECTION_BYTES).unwrap_or(usize::MAX)
+}
+
 impl Acceptor {
-    /// Serves `routes`, within `limits`. Calls take their memory from `budget`.
-    pub fn new(routes: Routes, budget: Arc<MemoryBudget>, limits: ServerLimits) -> Acceptor {
+    /// Serves `routes` with `resources`.
+    pub fn new(routes: Routes, resources: ServerResources, security: Arc<Security>) -> Acceptor {
+        let ServerResources { memory: budget, limits } = resources;
+        let mut limit = descriptors::connections();
+        if security.tls.is_some() {
+            limit = limit.min(connections_with_tls(&budget));
+        }
         Acceptor {
             routes,
-            connections: Connections::new(Arc::clone(&budget), descriptors::connections(), limits),
+            security,
+            connections: Connections::new(Arc::clone(&budget), limit, limits),
             budget,
             paused_until: Instant::now(),
             answers_lacked: 0,
@@ -64,8 +80,10 @@ impl Acceptor {
         stall_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let paused_until = self.paused_until;
+            let connections = Arc::clone(&self.connections);
             let accept = async {
                 sleep_until(paused_until).await;
+                connections.wait_for_handshakes().await;
                 listener.accept().await
             };
             tokio::select! {
@@ -112,7 +130,8 @@ impl Acceptor {
     ) {
         match self.connections.admit(peer) {
             Some(place) => {
-                tasks.spawn(serve_connection(stream, place, self.routes.clone(), ending.clone()));
+                let served = (self.routes.clone(), Arc::clone(&self.security));
+                tasks.spawn(serve_connection(stream, place, served, ending.clone()));
             }
             None => {
                 if let Some(left_out) = self.turned_away.pass() {

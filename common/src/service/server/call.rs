@@ -15,10 +15,13 @@ use tonic::codegen::Service;
 use tonic::service::Routes;
 
 use crate::error::{Error, Reason, Result};
+use crate::service::access::caller::Caller;
+use crate::service::access::control::AccessControl;
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
 use crate::service::server::clients::ClientId;
 use crate::service::server::connections::ConnectionState;
+use crate::service::server::peer::Peer;
 use crate::service::server::request_body::RequestBody;
 use crate::service::status::to_status;
 
@@ -33,12 +36,27 @@ const HEADER_OVERHEAD_BYTES: usize = 64;
 pub struct CallService {
     routes: Routes,
     connection: Arc<ConnectionState>,
+    peer: Arc<Peer>,
+    access: Arc<AccessControl>,
+    /// Why every call is refused, if it is.
+    refused: Option<Status>,
 }
 
 impl CallService {
-    /// Serves calls with `routes`.
-    pub fn new(routes: Routes, connection: Arc<ConnectionState>) -> CallService {
-        CallService { routes, connection }
+    /// Serves calls of a client with `routes`.
+    pub fn new(
+        routes: Routes,
+        connection: Arc<ConnectionState>,
+        peer: Arc<Peer>,
+        access: Arc<AccessControl>,
+    ) -> CallService {
+        CallService { routes, connection, peer, access, refused: None }
+    }
+
+    /// Refuses every call, if there is a reason.
+    #[must_use]
+    pub fn refusing(self, why: Option<Error>) -> CallService {
+        CallService { refused: why.map(to_status), ..self }
     }
 }
 
@@ -47,8 +65,11 @@ impl HyperService<Request<Incoming>> for CallService {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        match self.admit(&request) {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(why) = &self.refused {
+            return Box::pin(std::future::ready(Ok(refusal(why.clone()))));
+        }
+        match self.admit(&mut request) {
             Ok(memory) => {
                 let routes = self.routes.clone();
                 Box::pin(async move { Ok(serve(routes, request, memory).await) })
@@ -59,12 +80,22 @@ impl HyperService<Request<Incoming>> for CallService {
 }
 
 impl CallService {
-    /// Takes a call, or refuses it because its client or the server has too many.
-    fn admit(&self, request: &Request<Incoming>) -> Result<CallMemory> {
-        let client = ClientId::at(self.connection.peer);
-        if !request.uri().path().starts_with(HEALTH) {
+    /// Takes a call, or refuses it: because its token is not valid, or because its client or the server has too many.
+    fn admit(&self, request: &mut Request<Incoming>) -> Result<CallMemory> {
+        // Who calls is decided here, once, and before any byte of the body is taken. What the caller may do, each handler decides.
+        let method = request.uri().path();
+        let caller = Caller::authenticate(&self.access, request.headers(), Some(&self.peer), method);
+        let principal = caller.as_ref().ok().and_then(Caller::principal);
+        // Whoever cannot prove who he is counts by his address: nobody may guess as often as he likes.
+        let client = match principal {
+            Some(principal) => ClientId::Principal(principal.name.as_str().into()),
+            None => ClientId::at(self.connection.peer()),
+        };
+        if !method.starts_with(HEALTH) {
             self.connection.clients.count_call(&client, Instant::now())?;
         }
+        request.extensions_mut().insert(caller?);
+        request.extensions_mut().insert(Arc::clone(&self.peer));
         CallMemory::open(&self.connection, client, header_bytes(request.headers()))
     }
 }

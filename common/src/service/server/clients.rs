@@ -27,6 +27,8 @@ const SWEEP_EVERY: usize = 1024;
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClientId {
+    /// A principal, by its name.
+    Principal(Arc<str>),
     /// An address, or the first one of its network.
     Network(IpAddr),
     /// A caller inside this process. It has no limit.
@@ -41,6 +43,7 @@ impl ClientId {
 
     fn describe(&self) -> String {
         match self {
+            ClientId::Principal(name) => format!("principal {name:?}"),
             ClientId::Network(IpAddr::V4(address)) => format!("address {address}"),
             ClientId::Network(IpAddr::V6(address)) => format!("network {address}/64"),
             ClientId::Local => "this process".to_owned(),
@@ -267,7 +270,7 @@ mod tests {
         let clients =
             clients(ServerLimits { calls_per_second: NonZeroU32::new(1), ..ServerLimits::default() });
         let mut now = Instant::now();
-        let watching = clients.begin_watch(&ClientId::at(Some([192, 168, 0, 1].into()))).unwrap();
+        let watching = clients.begin_watch(&ClientId::Principal("app".into())).unwrap();
         for n in 0..100_000_u32 {
             let address = IpAddr::V4(n.to_be_bytes().into());
             clients.count_call(&ClientId::at(Some(address)), now).unwrap();

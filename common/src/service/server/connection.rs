@@ -1,7 +1,7 @@
 //! One connection: HTTP/2 with the server's limits, and the times after which the connection is closed.
 //!
-//! A connection must send the HTTP/2 preface and its settings soon, or it is closed: until then HTTP/2 has no ping that would
-//! find a client gone. After that pings find clients that are gone, and a connection without calls is closed after a long
+//! A connection must finish its TLS handshake, and send the HTTP/2 preface and its settings, soon, or it is closed: until then HTTP/2
+//! has no ping that would find a client gone. After that pings find clients that are gone, and a connection without calls is closed after a long
 //! time. `connection_age` ends the others, if the operator wants that.
 
 use std::future::Future;
@@ -19,10 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::limits;
+use crate::memory::{MemoryPermit, MemoryUse};
+use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
 use crate::service::server::connection_age::{AgeEvent, ConnectionAge};
 use crate::service::server::connections::{ConnectionPlace, ConnectionState};
+use crate::service::server::handshake::{GreetedConnection, TLS_RECORD, greet};
+use crate::service::server::security::Security;
 
 /// The bytes of the HTTP/2 preface and of the header of the SETTINGS frame that follows it.
 const HANDSHAKE_BYTES: usize = 24 + 9;
@@ -39,20 +43,47 @@ const BYTES_PER_TURN: usize = 64 << 10;
 /// Bytes of a request that the client can send before the call reads them.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 
+/// How long the calls of a connection go on after the certificate of its client has ceased to count.
+const REFUSED_GRACE: Duration = Duration::from_millis(500);
+/// How long a handshake may still take once the daemon stops.
+const HANDSHAKE_AT_STOP: Duration = Duration::from_secs(1);
+/// Lines about clients that use TLS where there is none.
+static UNEXPECTED_TLS: LogThrottle = LogThrottle::new();
+
 /// Serves a connection until it ends, gives way, or `stopping` is cancelled and its calls have ended.
 pub async fn serve_connection(
     stream: Connection,
     place: ConnectionPlace,
-    routes: Routes,
+    (routes, security): (Routes, Arc<Security>),
     stopping: CancellationToken,
 ) {
     let state = &place.state;
-    let stream = TokioIo::new(CountedStream { stream, read: 0, turn: 0, state: Arc::clone(state), linger: None });
-    let service = CallService::new(routes, Arc::clone(state));
-    let mut serving = pin!(server().serve_connection(stream, service));
+    let tls = security.tls.as_deref();
+    let Ok(_memory) = tls.map(|_| reserve_tls(state)).transpose() else { return };
     let mut check = pin!(sleep(HANDSHAKE));
+    let greeted = tokio::select! {
+        greeted = greet(stream, state.peer(), tls) => greeted,
+        () = state.closing.cancelled() => return,
+        () = &mut check => {
+            tracing::debug!("closed a connection that did not finish its TLS handshake");
+            return;
+        }
+        () = async { stopping.cancelled().await; sleep(HANDSHAKE_AT_STOP).await } => return,
+    };
+    let Some(GreetedConnection { stream, peer, mut certificate, refused }) = greeted else { return };
+    let stream = CountedStream { stream, read: 0, turn: 0, state: Arc::clone(state), linger: None };
+    let access = Arc::clone(&security.access);
+    let service = CallService::new(routes, Arc::clone(state), peer, access).refusing(refused);
+    let mut serving = pin!(server().serve_connection(TokioIo::new(stream), service));
     let mut age = ConnectionAge::new(state.clients.limits());
-    let mut is_stopping = false;
+    let mut refusal = pin!(async {
+        match (tls, &mut certificate) {
+            (Some(tls), Some(shown)) => tls.until_refused(shown).await,
+            _ => std::future::pending().await,
+        }
+    });
+    let mut cut = pin!(sleep(Duration::MAX));
+    let (mut is_stopping, mut is_refused) = (false, false);
     loop {
         tokio::select! {
             ended = &mut serving => {
@@ -81,8 +112,21 @@ pub async fn serve_connection(
                 is_stopping = true;
                 serving.as_mut().graceful_shutdown();
             }
+            why = &mut refusal, if !is_refused => {
+                is_refused = true;
+                tracing::info!(peer = ?state.peer(), "ended a connection: {why}");
+                serving.as_mut().graceful_shutdown();
+                cut.as_mut().reset(Instant::now() + REFUSED_GRACE);
+            }
+            () = &mut cut, if is_refused => return,
         }
     }
+}
+
+/// Reserves what TLS takes for one connection.
+fn reserve_tls(state: &ConnectionState) -> Result<MemoryPermit, ()> {
+    let reserved = state.memory.reserve(MemoryUse::Requests, limits::TLS_CONNECTION_BYTES);
+    reserved.map_err(|error| tracing::debug!(%error, "closed a new connection"))
 }
 
 fn server() -> http2::Builder<TokioExecutor> {
@@ -126,6 +170,12 @@ impl AsyncRead for CountedStream {
         let read = buf.filled().len() - before;
         self.turn += read;
         if self.read < HANDSHAKE_BYTES {
+            if self.read == 0
+                && buf.filled().get(before) == Some(&TLS_RECORD)
+                && let Some(left_out) = UNEXPECTED_TLS.pass()
+            {
+                tracing::warn!(peer = ?self.state.peer(), left_out, "a client uses TLS, and this daemon does not");
+            }
             self.read += read;
             if self.read >= HANDSHAKE_BYTES {
                 self.state.establish();

@@ -3,7 +3,8 @@
 //! A connection costs a descriptor and memory before it has asked for anything. So their number is bounded, in total and for
 //! one peer address. At the bound a new connection takes the place of one that does nothing: first of the oldest one that has
 //! not finished its handshake, then of the one without calls for the longest time. A client that only connects can therefore
-//! not shut out those that work. If every connection works, the new one is closed.
+//! not shut out those that work. If every connection works, the new one is closed. The number of handshakes in progress has a
+//! bound of its own, at which the daemon accepts no more for a moment.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,6 +23,8 @@ use crate::service::server::limit_options::ServerLimits;
 /// A connection gives way only after this time: an honest client has sent its handshake by then.
 const GIVES_WAY_AFTER: Duration = Duration::from_secs(1);
 
+/// How often handshakes are counted again while there are too many.
+const HANDSHAKES_CHECK: Duration = Duration::from_millis(10);
 /// A younger connection is not stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 
@@ -38,8 +41,7 @@ pub struct ConnectionState {
     pub clients: Arc<Clients>,
     /// The calls of all connections from the client's network; `None` inside this process.
     pub network_calls: Option<NetworkCalls>,
-    /// The client's address; `None` inside this process.
-    pub peer: Option<IpAddr>,
+    peer: Option<IpAddr>,
     opened_at: Instant,
     is_established: AtomicBool,
     calls: AtomicUsize,
@@ -47,10 +49,18 @@ pub struct ConnectionState {
     last_call_ms: AtomicU64,
     /// The answers that the client had taken when they were last looked at.
     answers_seen: AtomicU64,
+    /// The number of connections that are not established, this one included until it is.
+    handshakes: Arc<AtomicUsize>,
 }
 
 impl ConnectionState {
-    fn new(memory: Arc<MemoryAccount>, clients: Arc<Clients>, peer: Option<IpAddr>) -> ConnectionState {
+    fn new(
+        memory: Arc<MemoryAccount>,
+        clients: Arc<Clients>,
+        peer: Option<IpAddr>,
+        handshakes: Arc<AtomicUsize>,
+    ) -> ConnectionState {
+        handshakes.fetch_add(1, Ordering::Relaxed);
         ConnectionState {
             memory,
             closing: CancellationToken::new(),
@@ -63,17 +73,25 @@ impl ConnectionState {
             calls: AtomicUsize::new(0),
             last_call_ms: AtomicU64::new(0),
             answers_seen: AtomicU64::new(0),
+            handshakes,
         }
     }
 
-    /// Whether the client has sent the HTTP/2 preface and its settings.
+    /// The address of the client; `None` inside this process.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// Whether the client has finished its handshake: TLS if there is any, and the HTTP/2 preface and settings.
     pub fn is_established(&self) -> bool {
         self.is_established.load(Ordering::Relaxed)
     }
 
-    /// The client has sent the HTTP/2 preface and its settings.
+    /// The client has finished its handshake, or has left.
     pub fn establish(&self) {
-        self.is_established.store(true, Ordering::Relaxed);
+        if !self.is_established.swap(true, Ordering::Relaxed) {
+            self.handshakes.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// A call begins.
@@ -115,6 +133,8 @@ pub struct Connections {
     budget: Arc<MemoryBudget>,
     limit: usize,
     clients: Arc<Clients>,
+    /// The number of connections that are not established.
+    handshakes: Arc<AtomicUsize>,
     open: Mutex<OpenConnections>,
 }
 
@@ -160,6 +180,7 @@ pub struct ConnectionPlace {
 
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
+        self.state.establish();
         let mut open = self.connections.open.lock();
         open.by_id.remove(&self.id);
         if let Some(network) = self.state.peer.map(network_of)
@@ -176,7 +197,8 @@ impl Drop for ConnectionPlace {
 impl Connections {
     /// No connections, and room for `limit` of them.
     pub fn new(budget: Arc<MemoryBudget>, limit: usize, limits: ServerLimits) -> Arc<Connections> {
-        Arc::new(Connections { budget, limit, clients: Clients::new(limits), open: Mutex::default() })
+        let (clients, handshakes) = (Clients::new(limits), Arc::default());
+        Arc::new(Connections { budget, limit, clients, handshakes, open: Mutex::default() })
     }
 
     /// The most connections of one network.
@@ -204,7 +226,8 @@ impl Connections {
         let id = open.next_id;
         open.next_id += 1;
         let account = MemoryAccount::new(Arc::clone(&self.budget));
-        let mut state = ConnectionState::new(account, Arc::clone(&self.clients), peer);
+        let (clients, handshakes) = (Arc::clone(&self.clients), Arc::clone(&self.handshakes));
+        let mut state = ConnectionState::new(account, clients, peer, handshakes);
         if let Some(network) = network {
             let of_network = open.by_network.entry(network).or_default();
             of_network.connections += 1;
@@ -218,6 +241,20 @@ impl Connections {
     /// Closes a connection that does nothing, if there is one.
     pub fn make_room(&self) {
         self.open.lock().make_room(None);
+    }
+
+    /// Waits until there are few enough handshakes for one more. Closes those that take longer than an honest client needs.
+    pub async fn wait_for_handshakes(&self) {
+        while self.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES {
+            {
+                let open = self.open.lock();
+                let silent = open.by_id.values().filter(|state| {
+                    !state.is_established() && state.opened_at.elapsed() >= GIVES_WAY_AFTER
+                });
+                silent.for_each(|state| state.closing.cancel());
+            }
+            tokio::time::sleep(HANDSHAKES_CHECK).await;
+        }
     }
 
     /// Closes connections whose clients hold many answers and do not take them. Returns how many.
@@ -256,6 +293,35 @@ mod tests {
         assert!(connections.admit(one).is_some());
     }
 
+    #[tokio::test]
+    async fn handshakes_have_a_bound_and_slow_ones_give_way() {
+        let (connections, mut places) = full(1);
+        places.clear();
+        let connections = Connections { limit: 2 * limits::HANDSHAKES, ..Arc::into_inner(connections).unwrap() };
+        let connections = Arc::new(connections);
+        let is_open = async || {
+            let wait = tokio::time::timeout(HANDSHAKES_CHECK / 2, connections.wait_for_handshakes());
+            wait.await.is_ok()
+        };
+        places.extend((1..limits::HANDSHAKES).map(|_| connections.admit(None).unwrap()));
+        assert!(is_open().await);
+        places.push(connections.admit(None).unwrap());
+        assert!(!is_open().await);
+        // One is finished, or one has left.
+        places[0].state.establish();
+        assert!(is_open().await);
+        places.push(connections.admit(None).unwrap());
+        assert!(!is_open().await);
+        places.pop();
+        assert!(is_open().await);
+        places.push(connections.admit(None).unwrap());
+        assert!(places.iter().all(|place| !place.state.closing.is_cancelled()));
+        tokio::time::sleep(GIVES_WAY_AFTER).await;
+        assert!(!is_open().await);
+        let given_way = places.iter().filter(|place| place.state.closing.is_cancelled()).count();
+        assert_eq!(given_way, limits::HANDSHAKES);
+    }
+
     #[test]
     fn the_addresses_of_one_ipv6_network_share_its_places() {
         let connections = with_room_for(8);
@@ -279,6 +345,7 @@ mod tests {
         assert!(connections.admit(None).is_none());
         let (idle, silent) = (&places[1].state, &places[2].state);
         idle.establish();
+        assert_eq!(connections.handshakes.load(Ordering::Relaxed), 3);
         idle.calls.store(0, Ordering::Relaxed);
         silent.calls.store(0, Ordering::Relaxed);
         connections.make_room();

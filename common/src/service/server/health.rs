@@ -3,10 +3,60 @@
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::service::access::caller::Caller;
+use crate::service::access::lease::{LeaseNeeds, lease_stream};
+use crate::service::server::response_stream::ResponseStream;
+
+/// The health of a daemon. Whether it is alive, which is the empty service name, everyone may ask; the rest needs a principal.
+#[derive(Debug)]
+pub struct DaemonHealth(HealthService);
+
+impl DaemonHealth {
+    fn server(reporter: &HealthReporter) -> HealthServer<DaemonHealth> {
+        HealthServer::new(DaemonHealth(HealthService::from_health_reporter(reporter.clone())))
+    }
+}
+
+/// The caller, if it must be known.
+fn caller_of(request: &Request<HealthCheckRequest>) -> Result<Option<Caller>, Status> {
+    match request.get_ref().service.is_empty() {
+        true => Ok(None),
+        false => Caller::of(request).map(Some),
+    }
+}
+
+#[tonic::async_trait]
+impl Health for DaemonHealth {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        caller_of(&request)?;
+        self.0.check(request).await
+    }
+
+    type WatchStream = ResponseStream<HealthCheckResponse>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = caller_of(&request)?;
+        let states: Self::WatchStream = Box::pin(self.0.watch(request).await?.into_inner());
+        Ok(Response::new(match caller {
+            Some(caller) => lease_stream(states, &caller, LeaseNeeds::Principal),
+            None => states,
+        }))
+    }
+}
 
 /// The health service of a daemon that serves `S`: SERVING until `shutdown` is cancelled, then NOT_SERVING.
-pub async fn health<S: NamedService>(shutdown: CancellationToken) -> HealthServer<impl Health> {
+pub async fn health<S: NamedService>(shutdown: CancellationToken) -> HealthServer<DaemonHealth> {
     health_while::<S>(watch::channel(true).1, shutdown).await
 }
 
@@ -15,8 +65,9 @@ pub async fn health<S: NamedService>(shutdown: CancellationToken) -> HealthServe
 pub async fn health_while<S: NamedService>(
     mut ready: watch::Receiver<bool>,
     shutdown: CancellationToken,
-) -> HealthServer<impl Health> {
-    let (reporter, server) = tonic_health::server::health_reporter();
+) -> HealthServer<DaemonHealth> {
+    let reporter = HealthReporter::new();
+    let server = DaemonHealth::server(&reporter);
     let report = async move |serving: bool| match serving {
         true => reporter.set_serving::<S>().await,
         false => reporter.set_not_serving::<S>().await,
@@ -38,8 +89,9 @@ pub async fn health_while<S: NamedService>(
 }
 
 /// The health service of a daemon that waits to serve `S`: NOT_SERVING until `over` is cancelled, then unknown.
-pub async fn standby_health<S: NamedService>(over: CancellationToken) -> HealthServer<impl Health> {
-    let (mut reporter, server) = tonic_health::server::health_reporter();
+pub async fn standby_health<S: NamedService>(over: CancellationToken) -> HealthServer<DaemonHealth> {
+    let mut reporter = HealthReporter::new();
+    let server = DaemonHealth::server(&reporter);
     reporter.set_not_serving::<S>().await;
     tokio::spawn(async move {
         over.cancelled().await;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
@@ -9,10 +10,17 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Reason, Result};
 use crate::service::server::byte_stream::Connection;
+use crate::service::server::security::Security;
 
-/// The source of a daemon's connections.
+/// The source of a daemon's connections, and how they are protected.
 #[derive(Debug)]
-pub enum Listener {
+pub struct Listener {
+    source: ConnectionSource,
+    security: Arc<Security>,
+}
+
+#[derive(Debug)]
+enum ConnectionSource {
     /// A TCP socket.
     Tcp(TcpListener),
     /// Connections that a [`MemoryConnector`] opens inside this process.
@@ -20,17 +28,23 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens on a TCP address. If the port is 0, the system chooses a free one.
+    /// Listens on a TCP address. If the port is 0, the system chooses a free one. Connections are not protected.
     pub async fn bind(address: SocketAddr) -> Result<Listener> {
+        Listener::bind_with(address, Arc::default()).await
+    }
+
+    /// Listens on a TCP address, for connections that are protected.
+    pub async fn bind_with(address: SocketAddr, security: Arc<Security>) -> Result<Listener> {
         let listener = TcpListener::bind(address).await;
-        listener.map(Listener::Tcp).map_err(|e| Error::io(format_args!("cannot listen on {address}"), &e))
+        let listener = listener.map_err(|e| Error::io(format_args!("cannot listen on {address}"), &e))?;
+        Ok(Listener { source: ConnectionSource::Tcp(listener), security })
     }
 
     /// Splits a TCP listener into two that share one address, for two servers that follow each other.
     ///
-    /// A client that connects between the two waits in the socket's backlog. Fails for a [`Listener::Memory`].
+    /// A client that connects between the two waits in the socket's backlog. Fails for a listener inside this process.
     pub fn split(self) -> Result<(Listener, Listener)> {
-        let Listener::Tcp(listener) = self else {
+        let ConnectionSource::Tcp(listener) = self.source else {
             return Err(Error::new(Reason::Internal, "cannot split a listener: it is not a TCP listener"));
         };
         let split = || {
@@ -40,35 +54,47 @@ impl Listener {
         };
         let halves: io::Result<_> = split();
         let (first, second) = halves.map_err(|e| Error::io("cannot split a listener", &e))?;
-        Ok((Listener::Tcp(first), Listener::Tcp(second)))
+        let half = |listener| Listener {
+            source: ConnectionSource::Tcp(listener),
+            security: Arc::clone(&self.security),
+        };
+        Ok((half(first), half(second)))
     }
 
     /// A listener inside this process, and the connector that opens connections to it.
     pub fn memory() -> (MemoryConnector, Listener) {
         let (sender, receiver) = mpsc::channel(16);
-        (MemoryConnector(sender), Listener::Memory(receiver))
+        let source = ConnectionSource::Memory(receiver);
+        (MemoryConnector(sender), Listener { source, security: Arc::default() })
     }
 
     /// Waits for the next connection. `None` if no more can come. An error concerns one connection, or the system is short
     /// of something.
     pub(super) async fn accept(&mut self) -> io::Result<Option<(Connection, Option<IpAddr>)>> {
-        match self {
-            Listener::Tcp(listener) => {
+        match &mut self.source {
+            ConnectionSource::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // Responses are small, and clients wait for them: do not delay them to fill packets.
                 stream.set_nodelay(true)?;
                 Ok(Some((Connection::Tcp(stream), Some(peer.ip()))))
             }
-            Listener::Memory(receiver) => Ok(receiver.recv().await.map(|s| (Connection::Memory(s), None))),
+            ConnectionSource::Memory(receiver) => {
+                Ok(receiver.recv().await.map(|stream| (Connection::Memory(stream), None)))
+            }
         }
     }
 
-    /// The TCP address; `None` for a [`Listener::Memory`].
+    /// The TCP address; `None` inside this process.
     pub fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Listener::Tcp(listener) => listener.local_addr().ok(),
-            Listener::Memory(_) => None,
+        match &self.source {
+            ConnectionSource::Tcp(listener) => listener.local_addr().ok(),
+            ConnectionSource::Memory(_) => None,
         }
+    }
+
+    /// How the connections are protected.
+    pub fn security(&self) -> &Arc<Security> {
+        &self.security
     }
 }
 

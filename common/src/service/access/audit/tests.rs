@@ -191,7 +191,7 @@ fn files_are_rotated_by_size_and_the_oldest_is_removed() {
     };
     // Started twice: the second one appends.
     for start in 0..2 {
-        let log = AuditLog::start("driftdb-writer", &options).unwrap();
+        let log = AuditLog::start_as("driftdb-writer", &options).unwrap();
         for n in 0..20 {
             log.call(AuditedCalls::WRITES, &call(&[&format!("t{}", 20 * start + n)]));
         }
