@@ -134,7 +134,8 @@ async fn header_flood() {
     beside("header flood", KEPT_KIB, async |target| {
         let attack = |target: Target| async move {
             // Just within the limit, and the calls stay open.
-            let fields: Vec<u8> = (0..14).flat_map(|n| header_field(&format!("x-{n}"), &"x".repeat(1000))).collect();
+            let fields: Vec<u8> =
+                (0..14).flat_map(|n| header_field(&format!("x-{n}"), &"x".repeat(1000))).collect();
             let headers = [call_headers("ReaderService/Get"), fields].concat();
             let mut ids = stream_ids();
             let frames = move |is_first: bool| {
@@ -315,7 +316,10 @@ async fn more_calls_than_an_address_may_have() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(refused > 0, "none was refused");
-        format!("{} calls were begun; of further ones of their address {refused} were refused", CONNECTIONS * 1024)
+        format!(
+            "{} calls were begun; of further ones of their address {refused} were refused",
+            CONNECTIONS * 1024
+        )
     })
     .await;
 }

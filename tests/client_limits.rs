@@ -134,7 +134,8 @@ async fn a_request_that_stops_arriving_ends() {
         assert_eq!(status.unwrap(), Some(Code::DeadlineExceeded as i32));
     }
     let mut ingest = ingest;
-    let batch = v1::IngestRequest { batch_id: 1, operations: vec![delete("t", "none")], ..Default::default() };
+    let batch =
+        v1::IngestRequest { batch_id: 1, operations: vec![delete("t", "none")], ..Default::default() };
     assert!(ingest.send(framed(&batch)).await);
     let (refused, _) = ingest.answer().await;
     assert_eq!(refused, None);

@@ -198,9 +198,7 @@ async fn a_window_that_stays_closed_holds_no_answers_beyond_the_memory() {
     // Empty messages: ListTables of everything.
     let calls: Vec<u8> = stream_ids()
         .take(1000)
-        .flat_map(|id| {
-            [begin("ReaderService/ListTables", id), frame(DATA, END_STREAM, id, &[0; 5])].concat()
-        })
+        .flat_map(|id| [begin("ReaderService/ListTables", id), frame(DATA, END_STREAM, id, &[0; 5])].concat())
         .collect();
     assert!(connection.exchange(&calls).await);
     // Windows of one byte at a time, for one stream after the other.

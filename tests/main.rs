@@ -9,6 +9,7 @@ mod access_reload;
 mod admission_lock;
 mod answers;
 mod arranged_selects;
+mod audit;
 mod bench;
 mod boundaries;
 mod bulk;

@@ -1,4 +1,4 @@
-//! The commands of docs/security.md and docs/audit.md run as they are written, from an empty directory to mutual TLS and tokens.
+//! The commands of docs/security.md, docs/access.md and docs/audit.md run as they are written, from an empty directory to mutual TLS and tokens.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -66,6 +66,11 @@ fn run(page: &str) {
 #[test]
 fn the_way_to_mutual_tls_and_tokens_works_as_written() {
     run("docs/security.md");
+}
+
+#[test]
+fn the_way_to_tokens_works_as_written() {
+    run("docs/access.md");
 }
 
 #[test]

@@ -84,7 +84,10 @@ impl HonestCalls {
     fn within(&self, thousandths: usize) -> Duration {
         let mut times = self.times.clone();
         times.sort();
-        times.get((times.len() * thousandths / 1000).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+        times
+            .get((times.len() * thousandths / 1000).min(times.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Fails if calls failed, unless they were told to come back later. Returns how many were.
