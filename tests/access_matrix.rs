@@ -19,7 +19,7 @@ use crate::harness::{connect, insert, reason};
 
 /// What a method needs. A method with several uses has a row for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub enum Need {
     /// Nothing: anyone may ask.
     Nothing,
     /// To be a principal.
@@ -33,10 +33,10 @@ enum Need {
 }
 
 /// Callers, and what their token or their grants are. `t*` are the tables of the calls.
-const CALLERS: [&str; 8] = ["none", "bad", "expired", "elsewhere", "read", "write", "owner", "root"];
+pub const CALLERS: [&str; 8] = ["none", "bad", "expired", "elsewhere", "read", "write", "owner", "root"];
 
 /// What a call of a caller must come to: `ok`, or the reason of the refusal.
-fn expected(need: Need, caller: &str) -> &'static str {
+pub fn expected(need: Need, caller: &str) -> &'static str {
     const DENIED: &str = "PERMISSION_DENIED";
     match (caller, need) {
         ("none", Need::Nothing) => "ok",
@@ -112,9 +112,7 @@ fn writer_rows() -> Vec<Row> {
             operations: vec![put(caller)],
             ..Default::default()
         }),
-        execute("insert", Need::Write, |caller| {
-            format!(r#"INSERT INTO t {{"id":"{caller} {}"}}"#, uuid())
-        }),
+        execute("insert", Need::Write, |caller| format!(r#"INSERT INTO t {{"id":"{caller} {}"}}"#, uuid())),
         execute("patch where", Need::Write, |_| r#"PATCH t SET {"n":1} WHERE id = "k""#.into()),
         execute("dry run", Need::Write, |_| r#"SOFT DELETE FROM t WHERE id = "k" DRY RUN"#.into()),
         execute("revert", Need::Write, |_| r#"REVERT t KEY "k" TO @seq:2"#.into()),
@@ -126,7 +124,9 @@ fn writer_rows() -> Vec<Row> {
         execute("compact", Need::Admin, |_| "COMPACT t DRY RUN".into()),
         execute("verify", Need::Admin, |_| "VERIFY t".into()),
         execute("verify all", Need::Database, |_| "VERIFY".into()),
-        row("driftdb.v1.WriterService/Snapshot", "", Need::Admin, |_| v1::SnapshotRequest { table: "t".into() }),
+        row("driftdb.v1.WriterService/Snapshot", "", Need::Admin, |_| v1::SnapshotRequest {
+            table: "t".into(),
+        }),
         row("driftdb.v1.WriterService/Compact", "", Need::Admin, |_| v1::CompactRequest {
             table: "t".into(),
             dry_run: true,
@@ -236,9 +236,9 @@ fn methods_of_descriptors() -> BTreeSet<String> {
         for file in &set.file {
             for service in &file.service {
                 let names = service.method.iter();
-                methods.extend(names.map(|method| {
-                    format!("{}.{}/{}", file.package(), service.name(), method.name())
-                }));
+                methods.extend(
+                    names.map(|method| format!("{}.{}/{}", file.package(), service.name(), method.name())),
+                );
             }
         }
     }
@@ -329,25 +329,33 @@ fn outcome(answered: Result<(), Status>) -> String {
     }
 }
 
-async fn secured() -> SecuredCluster {
-    let cluster = SecuredCluster::start(&[
+/// The callers, as principals.
+pub fn principals() -> Vec<String> {
+    vec![
         expiring_principal("expired", "admin", "2020-01-01T00:00:00Z"),
         principal("elsewhere", "read other, write other, admin other"),
         principal("read", "read t*"),
         principal("write", "write t*"),
         principal("owner", "admin t*"),
-    ]);
-    let dropped: Vec<String> = CALLERS
-        .iter()
-        .flat_map(|caller| [format!("t_drop_{caller}"), format!("t_gone_{caller}")])
-        .collect();
+    ]
+}
+
+/// Creates the tables of the calls.
+pub async fn fill(cluster: &SecuredCluster) {
+    let dropped: Vec<String> =
+        CALLERS.iter().flat_map(|caller| [format!("t_drop_{caller}"), format!("t_gone_{caller}")]).collect();
     let tables: Vec<&str> = ["t", "other"].into_iter().chain(dropped.iter().map(String::as_str)).collect();
     cluster.fill(&tables).await;
+}
+
+async fn secured() -> SecuredCluster {
+    let cluster = SecuredCluster::start(&principals());
+    fill(&cluster).await;
     cluster
 }
 
 /// Calls every method of both daemons as every caller, and prints the outcomes. Returns the methods, and what was not as expected.
-async fn matrix(
+pub async fn matrix(
     title: &str,
     (writer, reader): (&Channel, &Channel),
     expected: impl Fn(Need, &str) -> &'static str,
@@ -357,7 +365,8 @@ async fn matrix(
         ("reader", reader, [reader_rows(), common_rows("driftdb.v1.ReaderService")]),
     ];
     let (mut ruled, mut wrong) = (BTreeSet::new(), Vec::new());
-    let mut table = vec![format!("{title:<44} {:<14} {}", "use", CALLERS.map(|c| format!("{c:<18}")).concat())];
+    let mut table =
+        vec![format!("{title:<44} {:<14} {}", "use", CALLERS.map(|c| format!("{c:<18}")).concat())];
     for (daemon, channel, rows) in daemons {
         for Row { method, what, need, message } in rows.iter().flatten() {
             ruled.insert((*method).to_owned());
@@ -371,7 +380,9 @@ async fn matrix(
                 let found = outcome(call(channel, method, message(caller), token.as_deref()).await);
                 let expected = expected(*need, caller);
                 if found != expected {
-                    wrong.push(format!("{daemon} {method} {what} as {caller}: expected {expected}, found {found}"));
+                    wrong.push(format!(
+                        "{daemon} {method} {what} as {caller}: expected {expected}, found {found}"
+                    ));
                 }
                 cells += &format!("{found:<18}");
             }
@@ -417,7 +428,10 @@ async fn driftctl_reports_what_a_caller_may_not_do() {
                 _ => code == 1 && stderr.contains(expected),
             };
             if !is_right {
-                wrong.insert(format!("{command:?} as {caller}"), format!("expected {expected}: {code} {stderr}"));
+                wrong.insert(
+                    format!("{command:?} as {caller}"),
+                    format!("expected {expected}: {code} {stderr}"),
+                );
             }
         }
     }

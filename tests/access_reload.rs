@@ -67,7 +67,8 @@ async fn a_revoked_principal_is_out_of_its_streams() {
     refused(refusal, Code::Unauthenticated, "UNAUTHENTICATED");
     // What Bob may still read goes on.
     let mut root = cluster.writer_as("root").await;
-    let request = v1::ApplyRequest { operations: vec![insert("mine", r#"{"id":"after"}"#)], ..Default::default() };
+    let request =
+        v1::ApplyRequest { operations: vec![insert("mine", r#"{"id":"after"}"#)], ..Default::default() };
     root.apply(request).await.unwrap();
     loop {
         let message = timeout(PATIENCE, of_bob.message()).await.unwrap().unwrap().unwrap();
@@ -107,7 +108,8 @@ async fn a_watch_ends_with_its_token_and_resumes_with_another() {
     refused(ann.watch_drift(resumed.clone()).await, Code::Unauthenticated, "TOKEN_EXPIRED");
 
     let mut root = cluster.writer_as("root").await;
-    let request = v1::ApplyRequest { operations: vec![insert("mine", r#"{"id":"between"}"#)], ..Default::default() };
+    let request =
+        v1::ApplyRequest { operations: vec![insert("mine", r#"{"id":"between"}"#)], ..Default::default() };
     let seq = root.apply(request).await.unwrap().into_inner().token.unwrap().seq;
     cluster.set_rules(&rules(""));
     let deadline = Instant::now() + PATIENCE;
@@ -146,7 +148,7 @@ async fn a_file_with_an_error_keeps_the_old_rules_and_stops_a_start() {
     // A good file is taken again.
     cluster.set_rules(&[]);
     let deadline = Instant::now() + PATIENCE;
-    while let Ok(_) = ann.get(get()).await {
+    while ann.get(get()).await.is_ok() {
         assert!(Instant::now() < deadline, "the good file is not used");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -156,7 +158,10 @@ async fn a_file_with_an_error_keeps_the_old_rules_and_stops_a_start() {
 async fn no_call_fails_while_the_rules_are_replaced() {
     let rules = |round: usize| {
         let extra = (0..round % 3).map(|i| principal(&format!("extra{i}"), "read mine"));
-        [principal("ann", "write mine"), principal("bob", "read m*")].into_iter().chain(extra).collect::<Vec<_>>()
+        [principal("ann", "write mine"), principal("bob", "read m*")]
+            .into_iter()
+            .chain(extra)
+            .collect::<Vec<_>>()
     };
     let cluster = Arc::new(SecuredCluster::start(&rules(0)));
     cluster.fill(&["mine"]).await;
@@ -169,7 +174,8 @@ async fn no_call_fails_while_the_rules_are_replaced() {
             for i in 0.. {
                 let operations = vec![insert("mine", format!(r#"{{"id":"{task} {i}"}}"#))];
                 writer.apply(v1::ApplyRequest { operations, ..Default::default() }).await.unwrap();
-                let get = v1::GetRequest { table: "mine".into(), keys: vec!["k".into()], ..Default::default() };
+                let get =
+                    v1::GetRequest { table: "mine".into(), keys: vec!["k".into()], ..Default::default() };
                 reader.get(get).await.unwrap();
                 calls.fetch_add(2, Ordering::Relaxed);
                 if stop.load(Ordering::Relaxed) {
@@ -230,7 +236,11 @@ async fn ids_from_before_there_were_principals_belong_to_nobody() {
     let data = dir.path().join("data");
     let put = |id: &str| v1::ApplyRequest {
         operations: vec![insert("mine", format!(r#"{{"id":"{id}"}}"#))],
-        options: Some(v1::CommitOptions { request_id: "r".into(), actor: "ann".into(), ..Default::default() }),
+        options: Some(v1::CommitOptions {
+            request_id: "r".into(),
+            actor: "ann".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let mut open = Daemon::writer(&data);
@@ -244,7 +254,13 @@ async fn ids_from_before_there_were_principals_belong_to_nobody() {
     write_rules(&rules, &[principal("ann", "write mine")]);
     let args = ["--auth-file", rules.to_str().unwrap()];
     let reader = Daemon::start("driftdb-reader", &data, &args);
-    let mut cluster = SecuredCluster { writer: Daemon::start("driftdb-writer", &data, &args), reader, rules, dir };
+    let mut cluster = SecuredCluster {
+        writer: Daemon::start("driftdb-writer", &data, &args),
+        reader,
+        rules,
+        tls: None,
+        dir,
+    };
     let scoped = cluster.writer_as("ann").await.apply(put("b")).await.unwrap().into_inner();
     assert!(!scoped.replayed && scoped.token != first.token);
     // Without authentication the ids are again what they were.
@@ -262,7 +278,11 @@ async fn driftctl_makes_a_token_that_a_daemon_takes_and_never_sends_it_in_the_cl
     cluster.fill(&["mine"]).await;
     let file = cluster.dir.path().join("new.token");
     let file = file.to_str().unwrap();
-    let made = driftctl(&cluster, None, &["token", "new", "carl", "--read", "mine", "--expires", "90d", "--out", file]);
+    let made = driftctl(
+        &cluster,
+        None,
+        &["token", "new", "carl", "--read", "mine", "--expires", "90d", "--out", file],
+    );
     assert_eq!(made.0, 0, "{}", made.2);
     assert!(!made.1.contains("driftdb_"), "the token is only in its file: {}", made.1);
     cluster.set_rules(&[made.1]);
@@ -279,7 +299,15 @@ async fn driftctl_makes_a_token_that_a_daemon_takes_and_never_sends_it_in_the_cl
     let (code, _, error) = driftctl(
         &cluster,
         None,
-        &["status", "--token-file", file, "--reader", "http://192.0.2.1:7402", "--writer", "http://192.0.2.1:7401"],
+        &[
+            "status",
+            "--token-file",
+            file,
+            "--reader",
+            "http://192.0.2.1:7402",
+            "--writer",
+            "http://192.0.2.1:7401",
+        ],
     );
     assert!(code != 0 && error.contains("not encrypted") && error.contains("https://"), "{code} {error}");
     let (code, out, _) = driftctl(&cluster, None, &["auth", "check", cluster.rules.to_str().unwrap()]);

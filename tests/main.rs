@@ -6,6 +6,7 @@ mod abuse;
 mod access_advisories;
 mod access_matrix;
 mod access_reload;
+mod access_tls;
 mod admission_lock;
 mod answers;
 mod arranged_selects;

@@ -175,7 +175,7 @@ async fn a_client_and_a_daemon_that_disagree_about_tls_find_out() {
     let secure = SecureCluster::start();
     // In clear text, to a daemon with TLS: any gRPC client gets the answer.
     let url = secure.writer_daemon.url.replace("https://", "http://");
-    let mut writer = driftdb::client::writer_on(connect(&url).await);
+    let mut writer = crate::harness::Writer::new(connect(&url).await);
     let status = create_table(&mut writer, "t").await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_deref()), (Code::FailedPrecondition, Some("TLS_REQUIRED")));
     assert!(status.message().contains("this port requires TLS"), "{status}");

@@ -21,7 +21,8 @@ impl BearerToken {
     pub fn new(text: &str) -> Result<BearerToken, Status> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let message = "not a token: it must be one line of letters, digits and punctuation, and not be empty";
+            let message =
+                "not a token: it must be one line of letters, digits and punctuation, and not be empty";
             return Err(Status::invalid_argument(message));
         }
         let mut value: MetadataValue<Ascii> =

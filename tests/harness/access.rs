@@ -5,14 +5,17 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use driftdb::client::{
-    BearerToken, Client, ClientOptions, Credentials, ReaderApi, WriterApi, reader_with, writer_with,
+    BearerToken, Client, ClientOptions, ClientTls, Credentials, ReaderApi, WriterApi, connect_with,
+    reader_with, writer_with,
 };
 use driftdb::v1;
 use driftdb_common::service::access::token::TokenHash;
 use tonic::Status;
+use tonic::transport::Channel;
 
 use super::calls::fresh;
-use super::{Daemon, binary, connect, insert};
+use super::secure_cluster::SecureFiles;
+use super::{Daemon, binary, insert};
 
 /// The token of a principal in tests.
 pub fn token_of(name: &str) -> String {
@@ -48,6 +51,8 @@ pub struct SecuredCluster {
     pub writer: Daemon,
     pub reader: Daemon,
     pub rules: PathBuf,
+    /// If the daemons require TLS: that of a client that they accept.
+    pub tls: Option<ClientTls>,
     /// The last field, so that it is dropped after the daemons.
     pub dir: tempfile::TempDir,
 }
@@ -62,7 +67,27 @@ impl SecuredCluster {
         let args = ["--auth-file", rules.to_str().unwrap()];
         let writer = Daemon::start("driftdb-writer", &data, &args);
         let reader = Daemon::start("driftdb-reader", &data, &args);
-        SecuredCluster { writer, reader, rules, dir }
+        SecuredCluster { writer, reader, rules, tls: None, dir }
+    }
+
+    /// Starts both daemons with TLS, which ask for client certificates if `for_clients` is set.
+    pub fn start_with_tls(files: SecureFiles, for_clients: bool, principals: &[String]) -> SecuredCluster {
+        let rules = files.dir.path().join("auth.toml");
+        write_rules(&rules, principals);
+        let mut options = if for_clients { files.options() } else { files.options_without_clients() };
+        options.extend(["--auth-file".to_owned(), rules.display().to_string()]);
+        let writer = files.start("driftdb-writer", &options);
+        let reader = files.start("driftdb-reader", &options);
+        let tls = match for_clients {
+            true => files.client.of_client(&files.trusted),
+            false => ClientTls::new(&files.trusted),
+        };
+        SecuredCluster { writer, reader, rules, tls: Some(tls), dir: files.dir }
+    }
+
+    /// A connection to a daemon of the cluster.
+    pub async fn channel(&self, daemon: &Daemon) -> Channel {
+        connect_with(&daemon.url, self.tls.as_ref()).await.unwrap()
     }
 
     /// Replaces the principals, except `root`.
@@ -73,20 +98,21 @@ impl SecuredCluster {
     /// The writer, as a principal calls it.
     pub async fn writer_as(&self, name: &str) -> WriterApi {
         let token = BearerToken::new(&token_of(name)).unwrap();
-        writer_with(connect(&self.writer.url).await, Credentials::new(Some(token), &self.writer.url))
+        writer_with(self.channel(&self.writer).await, Credentials::new(Some(token), &self.writer.url))
     }
 
     /// The reader, as a principal calls it.
     pub async fn reader_as(&self, name: &str) -> ReaderApi {
         let token = BearerToken::new(&token_of(name)).unwrap();
-        reader_with(connect(&self.reader.url).await, Credentials::new(Some(token), &self.reader.url))
+        reader_with(self.channel(&self.reader).await, Credentials::new(Some(token), &self.reader.url))
     }
 
     /// A client of both daemons.
     pub fn client_as(&self, name: &str) -> Client {
         let token = Some(BearerToken::new(&token_of(name)).unwrap());
         let retry_timeout = Duration::from_secs(5);
-        let options = ClientOptions { token, retry_timeout, ..ClientOptions::default() };
+        let options =
+            ClientOptions { token, retry_timeout, tls: self.tls.clone(), ..ClientOptions::default() };
         Client::with(options, [&self.writer.url], [&self.reader.url])
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use driftdb::client::{Client, ClientOptions, ClientTls, connect_with, reader_on, writer_on};
+use driftdb::client::{Client, ClientOptions, ClientTls, connect_with};
 use driftdb::v1;
 use time::Duration;
 
@@ -103,12 +103,12 @@ impl SecureCluster {
 
     /// A connection to the writer.
     pub async fn writer(&self, tls: &ClientTls) -> Result<Writer, tonic::Status> {
-        connect_with(&self.writer_daemon.url, Some(tls)).await.map(writer_on)
+        connect_with(&self.writer_daemon.url, Some(tls)).await.map(Writer::new)
     }
 
     /// A connection to the reader.
     pub async fn reader(&self, tls: &ClientTls) -> Result<Reader, tonic::Status> {
-        connect_with(&self.reader_daemon.url, Some(tls)).await.map(reader_on)
+        connect_with(&self.reader_daemon.url, Some(tls)).await.map(Reader::new)
     }
 
     /// How the writer says that it is protected.

@@ -49,7 +49,9 @@ pub(crate) fn run(args: AuthArgs, out: &mut Printer) -> CliResult {
         out.print_record(&shapes::line(&line)?)?;
     }
     out.end_rows()?;
-    review::warnings(&rules, now_ms()).iter().for_each(|warning| render::note(&format!("warning: {warning}")));
+    review::warnings(&rules, now_ms())
+        .iter()
+        .for_each(|warning| render::note(&format!("warning: {warning}")));
     Ok(())
 }
 
@@ -73,7 +75,9 @@ fn tokens_of(rules: &AccessRules, name: &str) -> Vec<String> {
     let mut tokens: Vec<String> = rules
         .tokens_of(name)
         .map(|token| match token.expires_ms {
-            Some(at) if token.has_expired(now_ms()) => format!("{} expired {}", token.hash.short(), format_time(at)),
+            Some(at) if token.has_expired(now_ms()) => {
+                format!("{} expired {}", token.hash.short(), format_time(at))
+            }
             Some(at) => format!("{} until {}", token.hash.short(), format_time(at)),
             None => token.hash.short(),
         })

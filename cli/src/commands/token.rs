@@ -25,7 +25,9 @@ pub(crate) fn run(args: TokenArgs, out: &mut Printer) -> CliResult {
             written.map_err(|e| Error::io(what, &e))?;
             out.print_text(&lines)
         }
-        None => out.print_text(&format!("{token}\n\nFor the auth file, without the token itself:\n\n{lines}")),
+        None => {
+            out.print_text(&format!("{token}\n\nFor the auth file, without the token itself:\n\n{lines}"))
+        }
     }
 }
 

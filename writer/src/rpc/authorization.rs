@@ -22,7 +22,8 @@ pub(super) fn authorize_change(caller: &Caller, change: &CommitRequest) -> Resul
             return authorize(caller, action, [table.as_str()]);
         }
     };
-    let written = authorize(caller, AccessAction::Write, operations.iter().map(|operation| operation.table.as_str()));
+    let written =
+        authorize(caller, AccessAction::Write, operations.iter().map(|operation| operation.table.as_str()));
     written.map_err(|error| {
         let table = error.metadata().get("table");
         match operations.iter().position(|operation| Some(&operation.table) == table) {
@@ -34,5 +35,9 @@ pub(super) fn authorize_change(caller: &Caller, change: &CommitRequest) -> Resul
         return Ok(());
     }
     let rows = preconditions.iter().map(|precondition| precondition.table.as_str());
-    authorize(caller, AccessAction::Read, rows.chain(boundaries.iter().map(|boundary| boundary.table.as_str())))
+    authorize(
+        caller,
+        AccessAction::Read,
+        rows.chain(boundaries.iter().map(|boundary| boundary.table.as_str())),
+    )
 }

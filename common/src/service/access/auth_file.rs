@@ -67,8 +67,8 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<AccessRules> {
 /// # Errors
 /// `ARGUMENT_INVALID`, with what is wrong and where.
 pub fn parse(text: &str) -> Result<AccessRules> {
-    let content: AuthFileContent =
-        toml::from_str(text).map_err(|e| invalid(format!("not an auth file: {}", e.to_string().trim_end())))?;
+    let content: AuthFileContent = toml::from_str(text)
+        .map_err(|e| invalid(format!("not an auth file: {}", e.to_string().trim_end())))?;
     let mut rules = AccessRules::default();
     for entry in content.principal {
         let name = entry.name.clone();
@@ -107,12 +107,15 @@ fn add_principal(rules: &mut AccessRules, entry: PrincipalEntry) -> Result<()> {
         }
     }
     for name in &entry.certificates {
-        if !CERTIFICATE_KINDS.iter().any(|kind| name.strip_prefix(kind).is_some_and(|rest| !rest.is_empty())) {
+        if !CERTIFICATE_KINDS.iter().any(|kind| name.strip_prefix(kind).is_some_and(|rest| !rest.is_empty()))
+        {
             let message = format!("certificate {name:?} must begin with CN=, DNS:, URI: or EMAIL:");
             return Err(invalid(message));
         }
         if !rules.add_certificate(name, &principal) {
-            return Err(invalid(format!("certificate {name:?} is named twice; each belongs to one principal")));
+            return Err(invalid(format!(
+                "certificate {name:?} is named twice; each belongs to one principal"
+            )));
         }
     }
     Ok(())

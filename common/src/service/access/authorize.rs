@@ -42,7 +42,9 @@ impl AccessAction {
         match self {
             AccessAction::Read => Role::Read,
             AccessAction::Write => Role::Write,
-            AccessAction::Create | AccessAction::Administer(_) | AccessAction::AdministerDatabase(_) => Role::Admin,
+            AccessAction::Create | AccessAction::Administer(_) | AccessAction::AdministerDatabase(_) => {
+                Role::Admin
+            }
         }
     }
 }
@@ -102,7 +104,9 @@ fn decide(caller: &Caller, action: AccessAction, tables: &[&str]) -> Result<()> 
         match principal.role_on(table) {
             Some(role) if role >= action.role() => {}
             // Whether the table exists makes no difference.
-            None if action != AccessAction::Create => return Err(Error::unknown_table(&clip(table, limits::TABLE_NAME_BYTES), [])),
+            None if action != AccessAction::Create => {
+                return Err(Error::unknown_table(&clip(table, limits::TABLE_NAME_BYTES), []));
+            }
             _ => {
                 let (name, needed) = (action.name(), action.role());
                 return Err(denied(format!("{name} {table:?}: it needs the role {needed} on that table"))
@@ -120,6 +124,8 @@ fn record(caller: &Caller, action: AccessAction, tables: &[&str], error: Option<
         (Some(error), _) => audit.denied(&call, error),
         (None, AccessAction::Read) => audit.call(AuditedCalls::READS, &call),
         (None, AccessAction::Write) => audit.call(AuditedCalls::WRITES, &call),
-        (None, AccessAction::Create | AccessAction::Administer(_) | AccessAction::AdministerDatabase(_)) => audit.admin(&call),
+        (None, AccessAction::Create | AccessAction::Administer(_) | AccessAction::AdministerDatabase(_)) => {
+            audit.admin(&call)
+        }
     }
 }

@@ -260,7 +260,10 @@ impl Caller {
             _ => return status,
         };
         tracing::warn!(method = self.0.method, %error, "an error whose text the caller must not see");
-        let redacted = Error::new(error.reason(), format!("{general}; an administrator finds the cause in the daemon's log"));
+        let redacted = Error::new(
+            error.reason(),
+            format!("{general}; an administrator finds the cause in the daemon's log"),
+        );
         to_status(match error.retry_delay() {
             Some(delay) => redacted.retry_after(delay),
             None => redacted,
@@ -280,23 +283,25 @@ fn token_of(value: &[u8]) -> Result<&str> {
 }
 
 fn unknown_token() -> Error {
-    let message = "the token is not valid: it is unknown, or was revoked; check --token-file, or ask for a new one";
+    let message =
+        "the token is not valid: it is unknown, or was revoked; check --token-file, or ask for a new one";
     Error::new(Reason::Unauthenticated, message)
 }
 
 /// The error of a token whose time is over.
 pub(super) fn expired_token() -> Error {
-    Error::new(Reason::TokenExpired, "the token has expired; get a new one, and continue with the last resume token")
+    Error::new(
+        Reason::TokenExpired,
+        "the token has expired; get a new one, and continue with the last resume token",
+    )
 }
 
 /// The names of a peer's certificate, in the form of the auth file.
 fn certificate_names(peer: &Peer) -> Vec<String> {
     let Some(certificate) = &peer.certificate else { return Vec::new() };
-    let kinds = [
-        ("URI:", &certificate.uris),
-        ("DNS:", &certificate.dns_names),
-        ("EMAIL:", &certificate.emails),
-    ];
-    let alternatives = kinds.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}{name}")));
+    let kinds =
+        [("URI:", &certificate.uris), ("DNS:", &certificate.dns_names), ("EMAIL:", &certificate.emails)];
+    let alternatives =
+        kinds.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}{name}")));
     alternatives.chain(certificate.common_name.iter().map(|name| format!("CN={name}"))).collect()
 }

@@ -35,8 +35,8 @@ impl AccessControl {
         let Some(path) = file else { return Ok(Arc::new(AccessControl { rules: None, audit })) };
         let recorded = audit.clone();
         let opened = tokio::task::spawn_blocking(move || open_file(path, recorded)).await;
-        let rules =
-            opened.map_err(|e| Error::new(Reason::Internal, format!("reading the auth file failed: {e}")))??;
+        let rules = opened
+            .map_err(|e| Error::new(Reason::Internal, format!("reading the auth file failed: {e}")))??;
         rules.follow(shutdown.clone())?;
         Ok(Arc::new(AccessControl { rules: Some(rules), audit }))
     }

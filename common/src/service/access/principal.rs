@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn the_greatest_role_counts() {
-        let found = principal(&[("a*", Role::Read), ("ab", Role::Write), ("*b", Role::Admin), ("ab", Role::Read)]);
+        let found =
+            principal(&[("a*", Role::Read), ("ab", Role::Write), ("*b", Role::Admin), ("ab", Role::Read)]);
         assert_eq!(found.role_on("ab"), Some(Role::Admin));
         assert_eq!((found.role_on("ac"), found.role_on("AC")), (Some(Role::Read), Some(Role::Read)));
         assert_eq!(found.role_on("c"), None);

@@ -11,17 +11,22 @@ pub fn warnings(rules: &AccessRules, now_ms: u64) -> Vec<String> {
         let tokens: Vec<_> = rules.tokens_of(name).collect();
         for token in tokens.iter().filter(|token| token.has_expired(now_ms)) {
             let since = format_time(token.expires_ms.unwrap_or_default());
-            found.push(format!("principal {name:?}: its token {} has expired on {since}", token.hash.short()));
+            found
+                .push(format!("principal {name:?}: its token {} has expired on {since}", token.hash.short()));
         }
         let has_token = tokens.iter().any(|token| !token.has_expired(now_ms));
         if !has_token && rules.certificates_of(name).is_empty() {
-            found.push(format!("principal {name:?}: it has no valid token and no certificate, so nobody can be it"));
+            found.push(format!(
+                "principal {name:?}: it has no valid token and no certificate, so nobody can be it"
+            ));
         }
         if !principal.is_admin && principal.grants().next().is_none() {
             found.push(format!("principal {name:?}: it has no grants, so it may do nothing"));
         }
         if principal.is_admin && principal.grants().next().is_some() {
-            found.push(format!("principal {name:?}: its grants have no effect, because admin = true allows everything"));
+            found.push(format!(
+                "principal {name:?}: its grants have no effect, because admin = true allows everything"
+            ));
             continue;
         }
         found.extend(principal.redundant_grants().into_iter().map(|(grant, wider)| {

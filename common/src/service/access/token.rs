@@ -71,8 +71,9 @@ impl fmt::Debug for TokenHash {
 /// If the system gives no random bytes.
 pub fn new_token() -> Result<String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(Reason::Io, format!("cannot make a token: the system gives no random bytes: {e}")))?;
+    getrandom::fill(&mut bytes).map_err(|e| {
+        Error::new(Reason::Io, format!("cannot make a token: the system gives no random bytes: {e}"))
+    })?;
     Ok(format!("{PREFIX}{}", TokenHash(bytes)))
 }
 
