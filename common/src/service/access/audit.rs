@@ -160,15 +160,13 @@ impl AuditLog {
         Ok(log)
     }
 
-    fn write_to(
-        daemon: &str,
-        calls: AuditedCalls,
-        sink: impl AuditSink + 'static,
-    ) -> Result<AuditLog> {
+    fn write_to(daemon: &str, calls: AuditedCalls, sink: impl AuditSink + 'static) -> Result<AuditLog> {
         let queue = AuditQueue::new(limits::AUDIT_QUEUE_BYTES);
         let refusals = Arc::new(RefusalWindow::default());
-        let (written, counts) =
-            (Arc::clone(&queue), LeftOutCounts { daemon: daemon.to_owned(), refusals: Arc::clone(&refusals) });
+        let (written, counts) = (
+            Arc::clone(&queue),
+            LeftOutCounts { daemon: daemon.to_owned(), refusals: Arc::clone(&refusals) },
+        );
         let write = move || written.write_all(sink, counts);
         let thread = std::thread::Builder::new().name("driftdb-audit".to_owned()).spawn(write);
         thread.map_err(|e| Error::io("cannot start the audit log's thread", &e))?;
@@ -235,7 +233,9 @@ impl AuditLog {
     /// What is wrong with the log, for Status; `None` if nothing is.
     pub fn problem(&self) -> Option<String> {
         let lost = self.lost();
-        (lost > 0).then(|| format!("{lost} lines of the audit log are lost: it could not be written; see the daemon's log"))
+        (lost > 0).then(|| {
+            format!("{lost} lines of the audit log are lost: it could not be written; see the daemon's log")
+        })
     }
 
     fn write_refusal(&self, event: &'static str, call: &AuditedCall<'_>, error: &Error) {

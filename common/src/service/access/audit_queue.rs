@@ -83,7 +83,10 @@ impl AuditQueue {
         self.lost.fetch_add(lines, Ordering::Relaxed);
         let lost = self.lost_in_all.fetch_add(lines, Ordering::Relaxed) + lines;
         if self.full.pass().is_some() {
-            tracing::error!(lost, "lines of the audit log are lost: it cannot be written fast enough, or at all");
+            tracing::error!(
+                lost,
+                "lines of the audit log are lost: it cannot be written fast enough, or at all"
+            );
         }
     }
 

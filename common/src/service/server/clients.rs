@@ -176,7 +176,8 @@ impl Clients {
             state.calls_until = until;
             return Ok(());
         }
-        let message = format!("too many calls of {}: the limit is {rate} in a second; retry later", client.describe());
+        let message =
+            format!("too many calls of {}: the limit is {rate} in a second; retry later", client.describe());
         Err(Error::new(Reason::Overloaded, message).retry_after(ahead - BURST.max(each)))
     }
 

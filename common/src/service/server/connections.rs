@@ -248,9 +248,10 @@ impl Connections {
         while self.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES {
             {
                 let open = self.open.lock();
-                let silent = open.by_id.values().filter(|state| {
-                    !state.is_established() && state.opened_at.elapsed() >= GIVES_WAY_AFTER
-                });
+                let silent = open
+                    .by_id
+                    .values()
+                    .filter(|state| !state.is_established() && state.opened_at.elapsed() >= GIVES_WAY_AFTER);
                 silent.for_each(|state| state.closing.cancel());
             }
             tokio::time::sleep(HANDSHAKES_CHECK).await;
@@ -297,7 +298,8 @@ mod tests {
     async fn handshakes_have_a_bound_and_slow_ones_give_way() {
         let (connections, mut places) = full(1);
         places.clear();
-        let connections = Connections { limit: 2 * limits::HANDSHAKES, ..Arc::into_inner(connections).unwrap() };
+        let connections =
+            Connections { limit: 2 * limits::HANDSHAKES, ..Arc::into_inner(connections).unwrap() };
         let connections = Arc::new(connections);
         let is_open = async || {
             let wait = tokio::time::timeout(HANDSHAKES_CHECK / 2, connections.wait_for_handshakes());
@@ -326,7 +328,8 @@ mod tests {
     fn the_addresses_of_one_ipv6_network_share_its_places() {
         let connections = with_room_for(8);
         let at = |text: String| Some(text.parse::<IpAddr>().unwrap());
-        let places: Vec<_> = (0..6).map(|n| connections.admit(at(format!("2001:db8::{n:x}"))).unwrap()).collect();
+        let places: Vec<_> =
+            (0..6).map(|n| connections.admit(at(format!("2001:db8::{n:x}"))).unwrap()).collect();
         assert!(connections.admit(at("2001:db8::ff".to_owned())).is_none());
         assert!(connections.admit(at("2001:db8:0:1::1".to_owned())).is_some());
         drop(places);

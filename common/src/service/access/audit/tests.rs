@@ -101,8 +101,11 @@ fn a_flood_of_refusals_is_counted() {
     close(&log);
     let lines = sink.lines();
     let count = |event: &str| lines.iter().filter(|line| line["event"] == event).count() as u64;
-    let left_out: u64 =
-        lines.iter().filter(|line| line["event"] == "left_out").map(|line| line["count"].as_u64().unwrap()).sum();
+    let left_out: u64 = lines
+        .iter()
+        .filter(|line| line["event"] == "left_out")
+        .map(|line| line["count"].as_u64().unwrap())
+        .sum();
     assert_eq!((count("denied") + left_out, count("admin")), (flood, 1));
     // The flood may have met the end of one window.
     assert!(count("denied") <= 2 * allowed, "{}", count("denied"));
