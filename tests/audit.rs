@@ -53,7 +53,7 @@ impl AuditedCluster {
             Daemon::start(name, &dir.path().join("data"), &[&args[..], &calls].concat())
         };
         let (writer, reader) = (start("driftdb-writer", &writer_log), start("driftdb-reader", &reader_log));
-        let cluster = SecuredCluster { writer, reader, rules, dir };
+        let cluster = SecuredCluster { writer, reader, rules, tls: None, dir };
         AuditedCluster { cluster, writer_log, reader_log }
     }
 }
