@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-quick planted soak bench bench-history bench-growth bench-counts demo clients fmt clippy doc ci clean
+.PHONY: help build test test-quick planted soak bench bench-history bench-growth bench-counts demo clients fmt clippy doc deny ci clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ clippy: ## Lint the sources; warnings are errors
 
 doc: ## Build the API documentation; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+
+deny: ## Check the dependencies: advisories, licences, sources (needs cargo-deny)
+	CARGO=$(CARGO) .ci/deny
 
 ci: ## Run everything that must pass before a merge
 	.ci/run

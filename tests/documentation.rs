@@ -23,7 +23,14 @@ fn page(path: impl AsRef<Path>) -> String {
 
 /// Every page of the documentation, by its path from the top.
 fn pages() -> Vec<PathBuf> {
-    let named = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "common/FORMAT.md"];
+    let named = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "common/FORMAT.md",
+    ];
     let guides = fs::read_dir(top().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let guides = guides.map(|name| Path::new("docs").join(name));
     let guides = guides.filter(|path| path.extension().is_some_and(|extension| extension == "md"));

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod abuse;
 mod access_advisories;
 mod access_matrix;
 mod access_reload;
@@ -9,9 +10,11 @@ mod access_tls;
 mod admission_lock;
 mod answers;
 mod arranged_selects;
+mod audit;
 mod bench;
 mod boundaries;
 mod bulk;
+mod client_limits;
 mod clock;
 mod compaction;
 mod compaction_crash;
@@ -40,6 +43,7 @@ mod history_routes;
 mod hostile_bytes;
 mod hostile_queries;
 mod hot_rows;
+mod http2_floods;
 mod indexed_selects;
 mod ingest;
 mod layers;
@@ -63,6 +67,7 @@ mod reference;
 mod replicas;
 mod requests;
 mod safe_retries;
+mod security_guide;
 mod selects;
 mod silent_answers;
 mod snapshot_crash;

@@ -9,7 +9,7 @@ use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
 
 /// Fewer streams than a connection may have.
-const PER_CONNECTION: usize = 2_500;
+const PER_CONNECTION: usize = 1_000;
 /// The most memory of an idle watcher in the reader, in bytes; the goal is 20 KB.
 const BOUND: u64 = 64 << 10;
 

@@ -148,7 +148,8 @@ reasons! {
     WriterStopped = "WRITER_STOPPED": Unavailable,
     /// The disk or quota is full. Free space, then retry.
     DiskFull = "DISK_FULL": Unavailable,
-    /// The daemon is shutting down. Retry with another daemon, or after the restart.
+    /// The daemon is shutting down, or the connection has reached its greatest age. Retry with another daemon or over a new
+    /// connection, or after the restart.
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
     /// A file was replaced while it was read, or the storage is not mounted. Retry; if that does not help, check the
     /// mount.

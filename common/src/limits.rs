@@ -177,8 +177,23 @@ pub const REQUEST_MEMORY_LEAST_BYTES: u64 = 64 << 20;
 pub const REQUEST_MEMORY_OF_CONNECTION_BYTES: u64 = 132 << 20;
 /// The number of connections of a daemon. Fewer if the system allows the process fewer open files.
 pub const CONNECTIONS: usize = 20_000;
+/// The part of them that one address may have, in percent.
+pub const CONNECTIONS_OF_ADDRESS_PERCENT: usize = 75;
+/// The number of calls of a daemon that are open at the same time, streams included.
+pub const CALLS: usize = 32_768;
+/// The number of these calls that one address may have.
+pub const CALLS_OF_ADDRESS: usize = 24_576;
 /// The number of calls that are open at the same time on one connection. Further calls wait in the client.
-pub const CALLS_PER_CONNECTION: u32 = 4096;
+pub const CALLS_PER_CONNECTION: u32 = 1024;
+/// The number of calls of a connection that the client began and reset before the daemon took them. With more the connection is
+/// closed.
+pub const PENDING_RESETS: usize = 20;
+/// The number of clients whose calls and watches a daemon counts at the same time.
+pub const CLIENTS: usize = 65_536;
+/// The default number of watches of one client at a reader.
+pub const WATCHES_PER_CLIENT: usize = 15_000;
+/// The time that calls have after a connection has reached its greatest age, in seconds; the default of --connection-grace.
+pub const CONNECTION_GRACE_SECS: u64 = 30;
 /// The size of a request's headers, in bytes.
 pub const HEADER_BYTES: u32 = 16 << 10;
 /// The time in which a new connection must finish its TLS handshake, and send the HTTP/2 preface and its settings, in seconds.
@@ -198,5 +213,15 @@ pub const REQUEST_ARRIVAL_SECS: u64 = 120;
 pub const PRINCIPAL_NAME_BYTES: usize = 128;
 /// The number of grants with `*` of one principal.
 pub const GRANT_PATTERNS: usize = 64;
+/// The time after which a request ends that has begun and of which nothing more arrives, in seconds.
+pub const REQUEST_IDLE_SECS: u64 = 30;
+/// The memory for lines of the audit log that are not written yet, in bytes. Further lines are lost, and counted.
+pub const AUDIT_QUEUE_BYTES: usize = 8 << 20;
+/// The number of refusals that the audit log writes each second. Further ones are counted.
+pub const AUDIT_REFUSALS_PER_SECOND: u64 = 100;
+/// The default size of a file of the audit log, in bytes.
+pub const AUDIT_FILE_BYTES: u64 = 64 << 20;
+/// The default number of files of the audit log.
+pub const AUDIT_FILES: u32 = 10;
 /// The size of the JSON patch of a row in a diff, in bytes. A longer patch is left out.
 pub const PATCH_BYTES: usize = 1 << 20;

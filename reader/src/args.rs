@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use driftdb_common::limits;
 use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, SecurityArgs, parse_duration};
+use driftdb_common::service::server::limit_options::{LimitArgs, ServerLimits};
 use driftdb_reader::{FollowMode, ReaderConfig};
 
 /// Serve reads and watches of a DriftDB database
@@ -55,6 +56,21 @@ pub struct ReaderArgs {
     /// The memory of requests.
     #[command(flatten)]
     pub request_memory: MemoryArgs,
+    /// The limits on clients.
+    #[command(flatten)]
+    pub clients: LimitArgs,
+    /// Watches that one client may have open
+    ///
+    /// A client is a principal, or an address if there is no --auth-file. A further watch fails at once with OVERLOADED. All
+    /// clients together may have 20000. Lower it if one client can crowd out the others.
+    #[arg(
+        long,
+        env = "DRIFTDB_WATCHES_PER_CLIENT",
+        default_value_t = limits::WATCHES_PER_CLIENT,
+        value_name = "N",
+        help_heading = "Limits on clients"
+    )]
+    pub watches_per_client: usize,
     /// How the reader detects new commits
     ///
     /// Use `poll` if the file system reports no events for changes; the reader then sees commits at the next check.
@@ -154,6 +170,10 @@ impl ReaderArgs {
             poll_interval: self.poll_interval,
             max_lag: self.max_lag.0,
             statement_timeout: self.statement_timeout.0,
+            client_limits: ServerLimits {
+                watches_per_client: self.watches_per_client,
+                ..self.clients.limits()
+            },
         }
     }
 }

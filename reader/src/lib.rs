@@ -9,7 +9,8 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::compute::ComputePool;
-use driftdb_common::service::server::{self, Listener};
+use driftdb_common::service::server::limit_options::ServerLimits;
+use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::sst::BlockCache;
@@ -77,6 +78,8 @@ pub struct ReaderConfig {
     pub max_lag: Option<Duration>,
     /// The most time that a request may take; `None` for no limit.
     pub statement_timeout: Option<Duration>,
+    /// What one client may take.
+    pub client_limits: ServerLimits,
 }
 
 impl ReaderConfig {
@@ -90,6 +93,7 @@ impl ReaderConfig {
             poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
             statement_timeout: Some(STATEMENT_TIMEOUT),
+            client_limits: ServerLimits::default(),
         }
     }
 
@@ -168,7 +172,8 @@ impl ReaderDaemon {
         );
         let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
-        server::serve(listener, routes, health, memory, shutdown).await
+        let resources = ServerResources { memory, limits: config.client_limits };
+        server::serve(listener, routes, health, resources, shutdown).await
     }
 }
 

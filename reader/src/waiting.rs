@@ -10,7 +10,7 @@ use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::access::caller::Caller;
-use driftdb_common::service::server::{self, Listener};
+use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::service::status;
 use driftdb_common::storage::foreign_files::check_no_foreign_files;
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
@@ -61,8 +61,11 @@ pub async fn wait_and_serve(
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
     let health = server::standby_health::<WaitingService>(over.clone()).await;
-    let memory = MemoryBudget::new(config.request_memory);
-    let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, memory, over.clone()));
+    let resources = ServerResources {
+        memory: MemoryBudget::new(config.request_memory),
+        limits: config.client_limits.clone(),
+    };
+    let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, resources, over.clone()));
     let opened = wait_for_database(&config, &shutdown).await;
     // The connections close, so clients connect again and reach the reader.
     over.cancel();

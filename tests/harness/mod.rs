@@ -8,8 +8,10 @@ pub mod checker;
 
 pub mod condition;
 pub mod database;
+pub mod figures;
 pub mod filter;
 pub mod history;
+pub mod honest;
 pub mod indexed_tables;
 
 pub mod journaled_writes;
@@ -18,6 +20,7 @@ pub mod model;
 pub mod open_database;
 pub mod oracle;
 pub mod random_writer;
+pub mod raw_frames;
 pub mod raw_http2;
 pub mod refusal;
 pub mod script;

@@ -1,11 +1,13 @@
 //! Calls as raw HTTP/2 streams, for clients that do what a gRPC library never does: leave answers unread, or never end.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use driftdb::v1;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 /// A connection to a daemon. Dropping it closes the connection.
@@ -31,7 +33,14 @@ impl Drop for RawConnection {
 impl RawConnection {
     /// Connects. The daemon may send `window` bytes of each answer.
     pub async fn open(url: &str, window: u32) -> RawConnection {
-        let stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+        RawConnection::open_from([127, 0, 0, 1].into(), url, window).await
+    }
+
+    /// The same, from an address of this machine.
+    pub async fn open_from(address: IpAddr, url: &str, window: u32) -> RawConnection {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        let stream = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
         let mut client = h2::client::Builder::new();
         client.initial_window_size(window).initial_max_send_streams(4096).max_send_buffer_size(1 << 30);
         let (sender, connection) = client.handshake(stream).await.unwrap();

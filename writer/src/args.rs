@@ -9,6 +9,7 @@ use driftdb_common::limits;
 use driftdb_common::service::options::{
     ClockJump, DataArgs, LogArgs, MemoryArgs, SecurityArgs, parse_clock_jump, parse_duration,
 };
+use driftdb_common::service::server::limit_options::LimitArgs;
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -140,6 +141,8 @@ pub(crate) struct WriterArgs {
     pub(crate) cache_bytes: u64,
     #[command(flatten)]
     pub(crate) request_memory: MemoryArgs,
+    #[command(flatten)]
+    pub(crate) clients: LimitArgs,
     /// Time that a request may spend reading old states of rows
     ///
     /// A REVERT reads its row as of an earlier point in time, from snapshots and from the log after them. A
@@ -248,6 +251,7 @@ impl WriterArgs {
             cache_bytes: self.cache_bytes,
             give_up_reserve: false,
             request_memory: self.request_memory.request_memory,
+            client_limits: self.clients.limits(),
             statement_timeout: self.statement_timeout.0,
             max_clock_jump: self.max_clock_jump.0,
             ..WriterConfig::new(&self.data.data)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use driftdb_common::limits;
 use driftdb_common::service::clock::{Clock, SystemClock};
+use driftdb_common::service::server::limit_options::ServerLimits;
 use driftdb_common::storage::fence::Fencing;
 
 use crate::admission::requests::RequestWindow;
@@ -37,6 +38,8 @@ pub struct WriterConfig {
     pub statement_timeout: Option<Duration>,
     /// The memory that requests may take, in bytes.
     pub request_memory: u64,
+    /// What one client may take.
+    pub client_limits: ServerLimits,
 }
 
 impl WriterConfig {
@@ -55,6 +58,7 @@ impl WriterConfig {
             give_up_reserve: false,
             statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
             request_memory: limits::REQUEST_MEMORY_BYTES,
+            client_limits: ServerLimits::default(),
         }
     }
 }

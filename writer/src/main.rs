@@ -1,14 +1,18 @@
 //! The `driftdb-writer` program.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
-use driftdb_common::error::{Error, Reason};
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::daemon;
 use driftdb_common::service::server::Security;
 use driftdb_writer::{open_and_serve, stand_by};
 
 use mimalloc::MiMalloc;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::WriterArgs;
 
 mod args;
 
@@ -17,15 +21,21 @@ mod args;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let args = args::WriterArgs::parse();
+    let args = WriterArgs::parse();
     daemon::run("driftdb-writer", &args.log, async |shutdown| {
         let security = Security::open(&args.security, args.listen, &shutdown).await?;
-        if args.standby {
-            return stand_by(args.config(), daemon::listen(args.listen, &security).await?, shutdown).await;
-        }
-        let listen = async || daemon::listen(args.listen, &security).await;
-        open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
+        let served = serve(&args, &security, shutdown).await;
+        security.close().await;
+        served
     })
+}
+
+async fn serve(args: &WriterArgs, security: &Arc<Security>, shutdown: CancellationToken) -> Result<()> {
+    if args.standby {
+        return stand_by(args.config(), daemon::listen(args.listen, security).await?, shutdown).await;
+    }
+    let listen = async || daemon::listen(args.listen, security).await;
+    open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
 }
 
 /// Adds what the operator can do about a database that another writer holds.

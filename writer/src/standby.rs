@@ -17,7 +17,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::{self, Listener};
+use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::service::status;
 use driftdb_common::storage::disk_space::{DiskReport, DiskSpace, FullDisk};
 use driftdb_common::storage::fs::OsFileSystem;
@@ -105,8 +105,11 @@ impl WaitingWriter {
         let mut routes = RoutesBuilder::default();
         routes.add_service(ObstacleService(Arc::clone(&self.obstacle)));
         let health = server::standby_health::<ObstacleService>(over.clone()).await;
-        let memory = MemoryBudget::new(self.config.request_memory);
-        let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, memory, over.clone()));
+        let resources = ServerResources {
+            memory: MemoryBudget::new(self.config.request_memory),
+            limits: self.config.client_limits.clone(),
+        };
+        let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, resources, over.clone()));
         let outcome = self.wait(&shutdown).await;
         // The connections close, so clients connect again and reach the writer. Connections that stay open, such
         // as a health stream, are not waited for.

@@ -9,7 +9,7 @@ use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::memory::MemoryBudget;
-use driftdb_common::service::server::{self, Listener};
+use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::storage::disk_space::DiskSpace;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
@@ -175,7 +175,8 @@ impl WriterDaemon {
             health,
             security: Arc::clone(listener.security()),
         };
-        let served = serve_rpc(rpc, listener, space, &stopping).await;
+        let resources = ServerResources { memory: Arc::clone(&rpc.memory), limits: config.client_limits };
+        let served = serve_rpc(rpc, listener, resources, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
         // files.
         stopping.cancel();
@@ -213,10 +214,11 @@ fn recover(
 async fn serve_rpc(
     rpc: WriterRpc,
     listener: Listener,
+    resources: ServerResources,
     space: Arc<DiskSpace>,
     stopping: &CancellationToken,
 ) -> Result<()> {
-    let (memory, steady) = (Arc::clone(&rpc.memory), rpc.clock.steadiness());
+    let steady = rpc.clock.steadiness();
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
@@ -225,7 +227,7 @@ async fn serve_rpc(
     );
     let ready = both(watch_disk(space, stopping.clone()), steady, stopping.clone());
     let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
-    server::serve(listener, routes, health, memory, stopping.clone()).await
+    server::serve(listener, routes, health, resources, stopping.clone()).await
 }
 
 /// Starts the task that finds out whether writes that need room are accepted, which health reports.

@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use jiff::SignedDuration;
 
 use crate::limits;
+use crate::service::access::audit_options::AuditArgs;
 use crate::service::telemetry::LogFormat;
 
 /// The option that names the data directory.
@@ -85,6 +86,9 @@ pub struct SecurityArgs {
     /// new` makes a token, and `driftctl auth check` explains a file.
     #[arg(long, env = "DRIFTDB_AUTH_FILE", value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// Parses the duration that an option takes: `50ms`, `1s`, `2 minutes`.

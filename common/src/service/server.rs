@@ -10,7 +10,6 @@ use tonic::{Request, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::error::{Error, Reason, Result};
-use crate::memory::MemoryBudget;
 use crate::service::access::caller::Caller;
 use crate::service::server::accept::Acceptor;
 
@@ -19,37 +18,43 @@ mod answer_body;
 mod byte_stream;
 mod call;
 mod call_memory;
+mod clients;
 mod connection;
+mod connection_age;
 mod connections;
 pub(in crate::service) mod descriptors;
 mod handshake;
 mod health;
+pub mod limit_options;
 mod listener;
 mod message_scan;
 pub mod peer;
 mod request_body;
+mod resources;
 pub(in crate::service) mod response_stream;
 mod security;
 mod tls;
 
 pub use call_memory::CallMemory;
+pub use clients::WatchPlace;
 pub use connection::STREAM_WINDOW;
 pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};
+pub use resources::ServerResources;
 pub use response_stream::ResponseStream;
 pub use security::{Security, check_address};
 
 /// How long calls in progress may run after a shutdown began.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serves gRPC, health and reflection until `shutdown` is cancelled, as protected as the listener says. Requests and answers take their memory from `memory`.
+/// Serves gRPC, health and reflection until `shutdown` is cancelled, as protected as the listener says, with `resources`.
 ///
 /// After that the server takes no new call, and cuts calls that are still open after 10 seconds.
 pub async fn serve<H: Health>(
     listener: Listener,
     routes: RoutesBuilder,
     health: HealthServer<H>,
-    memory: Arc<MemoryBudget>,
+    resources: ServerResources,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let internal = |e: &dyn std::fmt::Display| Error::new(Reason::Internal, format!("gRPC server: {e}"));
@@ -63,7 +68,7 @@ pub async fn serve<H: Health>(
     routes.add_service(InterceptedService::new(reflection, require_principal));
     let reflection = descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1alpha().map_err(|e| internal(&e))?;
     routes.add_service(InterceptedService::new(reflection, require_principal));
-    let serving = Acceptor::new(routes.routes().prepare(), memory, Arc::clone(listener.security()))
+    let serving = Acceptor::new(routes.routes().prepare(), resources, Arc::clone(listener.security()))
         .run(listener, shutdown.clone());
     let drained = async {
         shutdown.cancelled().await;

@@ -581,6 +581,13 @@ pub fn create_output(path: &Path) -> Result<Box<dyn Write + Send>> {
     Ok(Box::new(file))
 }
 
+/// Opens a log file for appending, and returns its length. Creates it if it does not exist; then only its owner may read it.
+pub fn append_private(path: &Path) -> io::Result<(Box<dyn Write + Send>, u64)> {
+    let file = open_regular(OpenOptions::new().append(true).create(true).mode(0o600), path)?;
+    let len = file.metadata()?.len();
+    Ok((Box::new(file), len))
+}
+
 /// Creates an output file of the user that only its owner may read. Fails if it exists.
 #[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 pub fn create_private(path: &Path) -> Result<Box<dyn Write + Send>> {

@@ -4,7 +4,7 @@ use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::memory::{MemoryPermit, MemoryUse};
-use driftdb_common::service::server::CallMemory;
+use driftdb_common::service::server::{CallMemory, WatchPlace};
 use prost::Message;
 
 /// What a watch takes besides its filter. Includes messages of [`SHORT_BYTES`].
@@ -21,18 +21,20 @@ const MESSAGE_COPIES: u64 = 2;
 pub struct WatchMemory {
     permit: MemoryPermit,
     base: u64,
+    _place: WatchPlace,
 }
 
 impl WatchMemory {
     /// Reserves the memory of a watch. The memory of its request is given back: it counts as the watch's from now on.
     ///
     /// # Errors
-    /// `OVERLOADED` if there is not enough.
+    /// `OVERLOADED` if there is not enough, or if the client has as many watches as it may.
     pub fn reserve(call: &CallMemory, request: &v1::WatchDriftRequest) -> Result<WatchMemory> {
+        let place = call.begin_watch()?;
         let base = WATCH_BYTES + FILTER_COPIES * request.encoded_len() as u64;
         let permit = call.account().reserve(MemoryUse::Watches, base)?;
         call.release_request();
-        Ok(WatchMemory { permit, base })
+        Ok(WatchMemory { permit, base, _place: place })
     }
 
     /// Reserves what the watch takes in the index of watches.

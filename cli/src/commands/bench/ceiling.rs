@@ -10,7 +10,8 @@ use driftdb_common::error::{Error, Result};
 use driftdb_common::limits;
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::daemon;
-use driftdb_common::service::server::{self, Listener};
+use driftdb_common::service::server::limit_options::ServerLimits;
+use driftdb_common::service::server::{self, Listener, ServerResources};
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -42,7 +43,8 @@ pub(crate) async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
     routes.add_service(WriterServiceServer::new(service).max_decoding_message_size(limits::REQUEST_BYTES));
     let health = server::health::<WriterServiceServer<StubWriter<CeilingServer>>>(shutdown.clone()).await;
     let memory = MemoryBudget::new(limits::REQUEST_MEMORY_BYTES);
-    Ok(server::serve(listener, routes, health, memory, shutdown).await?)
+    let resources = ServerResources { memory, limits: ServerLimits::default() };
+    Ok(server::serve(listener, routes, health, resources, shutdown).await?)
 }
 
 /// An append to the log, and the channel for its acknowledgement.

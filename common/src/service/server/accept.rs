@@ -18,6 +18,7 @@ use crate::service::server::connection::serve_connection;
 use crate::service::server::connections::Connections;
 use crate::service::server::descriptors;
 use crate::service::server::listener::Listener;
+use crate::service::server::resources::ServerResources;
 use crate::service::server::security::Security;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
@@ -51,8 +52,9 @@ fn connections_with_tls(budget: &MemoryBudget) -> usize {
 }
 
 impl Acceptor {
-    /// Serves `routes`. Calls take their memory from `budget`.
-    pub fn new(routes: Routes, budget: Arc<MemoryBudget>, security: Arc<Security>) -> Acceptor {
+    /// Serves `routes` with `resources`.
+    pub fn new(routes: Routes, resources: ServerResources, security: Arc<Security>) -> Acceptor {
+        let ServerResources { memory: budget, limits } = resources;
         let mut limit = descriptors::connections();
         if security.tls.is_some() {
             limit = limit.min(connections_with_tls(&budget));
@@ -60,7 +62,7 @@ impl Acceptor {
         Acceptor {
             routes,
             security,
-            connections: Connections::new(Arc::clone(&budget), limit),
+            connections: Connections::new(Arc::clone(&budget), limit, limits),
             budget,
             paused_until: Instant::now(),
             answers_lacked: 0,

@@ -10,9 +10,11 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::error::{Error, Reason};
 use crate::limits;
 use crate::memory::{Claim, MemoryPermit, MemoryUse, NoRoom};
 use crate::service::server::call_memory::{CallMemory, WaitForMemory};
@@ -37,6 +39,10 @@ pub struct AnswerBody {
     waiting: Option<WaitForMemory>,
     /// A message that is larger than what was reserved for it, until the rest is reserved.
     growing: Option<GrowingMessage>,
+    /// The messages that were taken so far.
+    taken: u64,
+    /// Resolves when the answer must end because its connection is too old; `None` if that cannot be.
+    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// `None` if the call was refused.
     memory: Option<CallMemory>,
 }
@@ -67,6 +73,8 @@ pub fn refusal(status: Status) -> Response<AnswerBody> {
         computing: None,
         waiting: None,
         growing: None,
+        taken: 0,
+        end: None,
         memory: None,
     };
     status.into_http::<Body>().map(none)
@@ -83,12 +91,19 @@ pub fn answer(response: Response<Body>, memory: CallMemory) -> Response<AnswerBo
         computing: None,
         waiting: None,
         growing: None,
+        taken: 0,
+        end: memory.end_of_connection().map(Box::pin),
         memory: Some(memory),
     };
     if !is_computed && let Err(full) = body.take_first() {
         return refusal(to_status(full.error));
     }
     Response::from_parts(parts, body)
+}
+
+fn too_old() -> Error {
+    let message = "the connection has reached --max-connection-age; continue over a new one, from the last resume token or batch";
+    Error::new(Reason::ShuttingDown, message)
 }
 
 impl AnswerBody {
@@ -114,6 +129,7 @@ impl AnswerBody {
     /// Takes a message, and ties the memory that is reserved for it to its bytes.
     fn take_message(&mut self, bytes: Bytes) -> Result<(), NoRoom> {
         let size = bytes.len() as u64;
+        self.taken += 1;
         let Some(memory) = &self.memory else {
             self.rest = bytes;
             return Ok(());
@@ -177,11 +193,26 @@ impl AnswerBody {
         Poll::Ready(())
     }
 
+    /// The next part of the answer.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        ready!(self.poll_room(cx));
+        let Some(messages) = &mut self.messages else { return Poll::Ready(None) };
+        Pin::new(messages).poll_frame(cx)
+    }
+
+    /// Whether the answer must end because its connection is too old. An answer of one message has its end with it.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready())
+    }
+
     /// Ends the answer with an error.
-    fn fail(&mut self, full: NoRoom) -> Frame<Bytes> {
-        self.messages = None;
+    fn fail(&mut self, error: Error) -> Frame<Bytes> {
+        (self.messages, self.computing, self.waiting) = (None, None, None);
         let mut trailers = HeaderMap::new();
-        let status = to_status(full.error);
+        let status = to_status(error);
         if status.add_header(&mut trailers).is_err() {
             trailers.insert(Status::GRPC_STATUS, (status.code() as i32).into());
         }
@@ -207,13 +238,15 @@ impl http_body::Body for AnswerBody {
             if this.messages.is_none() {
                 return Poll::Ready(None);
             }
-            let next = match this.first.take() {
-                Some(first) => Some(first),
-                None => {
-                    ready!(this.poll_room(cx));
-                    let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
-                    ready!(Pin::new(messages).poll_frame(cx))
+            // A stream that always has a next message must end, too; an answer of one message is not cut before its end.
+            if this.taken >= 2 && this.is_over(cx) {
+                return Poll::Ready(Some(Ok(this.fail(too_old()))));
+            }
+            let Poll::Ready(next) = this.poll_message(cx) else {
+                if this.is_over(cx) {
+                    return Poll::Ready(Some(Ok(this.fail(too_old()))));
                 }
+                return Poll::Pending;
             };
             let frame = match next {
                 Some(Ok(frame)) => frame,
@@ -225,7 +258,7 @@ impl http_body::Body for AnswerBody {
             match frame.into_data() {
                 Ok(data) => {
                     if let Err(full) = this.take_message(data) {
-                        return Poll::Ready(Some(Ok(this.fail(full))));
+                        return Poll::Ready(Some(Ok(this.fail(full.error))));
                     }
                 }
                 Err(trailers) => {

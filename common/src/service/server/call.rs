@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
@@ -14,16 +14,21 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::service::Routes;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Result};
 use crate::service::access::caller::Caller;
 use crate::service::access::control::AccessControl;
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
+use crate::service::server::clients::ClientId;
 use crate::service::server::connections::ConnectionState;
 use crate::service::server::peer::Peer;
 use crate::service::server::request_body::RequestBody;
 use crate::service::status::to_status;
 
+/// Health checks have no rate: whoever watches a daemon must not take a busy one for a dead one.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Clients keep a stream of reflection open while a person thinks about the next request.
+const REFLECTION: &str = "/grpc.reflection.";
 /// Memory that a header takes besides its name and value.
 const HEADER_OVERHEAD_BYTES: usize = 64;
 
@@ -64,14 +69,7 @@ impl HyperService<Request<Incoming>> for CallService {
         if let Some(why) = &self.refused {
             return Box::pin(std::future::ready(Ok(refusal(why.clone()))));
         }
-        request.extensions_mut().insert(Arc::clone(&self.peer));
-        // Who calls is decided here, once, and before any byte of the body is taken. What the caller may do, each handler decides.
-        let method = request.uri().path();
-        match Caller::authenticate(&self.access, request.headers(), Some(&self.peer), method) {
-            Ok(caller) => request.extensions_mut().insert(caller),
-            Err(error) => return Box::pin(std::future::ready(Ok(refusal(to_status(error))))),
-        };
-        match CallMemory::open(&self.connection, header_bytes(request.headers())) {
+        match self.admit(&mut request) {
             Ok(memory) => {
                 let routes = self.routes.clone();
                 Box::pin(async move { Ok(serve(routes, request, memory).await) })
@@ -81,9 +79,31 @@ impl HyperService<Request<Incoming>> for CallService {
     }
 }
 
+impl CallService {
+    /// Takes a call, or refuses it: because its token is not valid, or because its client or the server has too many.
+    fn admit(&self, request: &mut Request<Incoming>) -> Result<CallMemory> {
+        // Who calls is decided here, once, and before any byte of the body is taken. What the caller may do, each handler decides.
+        let method = request.uri().path();
+        let caller = Caller::authenticate(&self.access, request.headers(), Some(&self.peer), method);
+        let principal = caller.as_ref().ok().and_then(Caller::principal);
+        // Whoever cannot prove who he is counts by his address: nobody may guess as often as he likes.
+        let client = match principal {
+            Some(principal) => ClientId::Principal(principal.name.as_str().into()),
+            None => ClientId::at(self.connection.peer()),
+        };
+        if !method.starts_with(HEALTH) {
+            self.connection.clients.count_call(&client, Instant::now())?;
+        }
+        request.extensions_mut().insert(caller?);
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        CallMemory::open(&self.connection, client, header_bytes(request.headers()))
+    }
+}
+
 async fn serve(mut routes: Routes, request: Request<Incoming>, memory: CallMemory) -> Response<AnswerBody> {
     let timeout = timeout(request.headers());
-    let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone())));
+    let may_pause = request.uri().path().starts_with(REFLECTION);
+    let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone(), may_pause)));
     request.extensions_mut().insert(memory.clone());
     let handler = routes.call(request);
     let handled = match timeout {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::error::{Error, Reason, Result};
 use crate::memory::{Claim, MemoryAccount, MemoryPermit, MemoryUse};
+use crate::service::server::clients::{CallPlace, ClientId, WatchPlace};
 use crate::service::server::connections::ConnectionState;
 
 /// Memory that an open call takes besides its headers and messages: its task, its stream and its buffers.
@@ -24,6 +26,8 @@ pub struct CallMemory(Arc<OpenCall>);
 #[derive(Debug)]
 struct OpenCall {
     connection: Arc<ConnectionState>,
+    client: ClientId,
+    _place: CallPlace,
     /// What the call holds as long as it is open.
     base: u64,
     request: Mutex<MemoryPermit>,
@@ -31,6 +35,7 @@ struct OpenCall {
     arrived: AtomicU64,
     is_computed: AtomicBool,
     waits: AtomicBool,
+    is_watch: AtomicBool,
 }
 
 impl Drop for OpenCall {
@@ -40,27 +45,55 @@ impl Drop for OpenCall {
 }
 
 impl CallMemory {
-    /// A call of a connection with `header_bytes` of headers.
+    /// A call of a client over a connection, with `header_bytes` of headers.
     ///
     /// # Errors
-    /// `OVERLOADED` if the connection or the process has no memory for another call.
-    pub(super) fn open(connection: &Arc<ConnectionState>, header_bytes: u64) -> Result<CallMemory> {
+    /// `OVERLOADED` if too many calls are open, or the connection or the process has no memory for another call.
+    pub(super) fn open(
+        connection: &Arc<ConnectionState>,
+        client: ClientId,
+        header_bytes: u64,
+    ) -> Result<CallMemory> {
+        let place = connection.clients.begin_call(connection.network_calls.clone())?;
         let base = CALL_BYTES + header_bytes;
         let request = connection.memory.reserve(MemoryUse::Requests, base)?;
         connection.begin_call();
         Ok(CallMemory(Arc::new(OpenCall {
             connection: Arc::clone(connection),
+            client,
+            _place: place,
             base,
             request: Mutex::new(request),
             arrived: AtomicU64::new(0),
             is_computed: AtomicBool::new(false),
             waits: AtomicBool::new(false),
+            is_watch: AtomicBool::new(false),
         })))
     }
 
     /// The memory of the connection, for what the call holds besides its request.
     pub fn account(&self) -> &Arc<MemoryAccount> {
         &self.0.connection.memory
+    }
+
+    /// Counts the call as a watch of its client.
+    ///
+    /// # Errors
+    /// `OVERLOADED`, with a retry delay, if the client has as many watches as it may.
+    pub fn begin_watch(&self) -> Result<WatchPlace> {
+        self.0.is_watch.store(true, Ordering::Relaxed);
+        self.0.connection.clients.begin_watch(&self.0.client)
+    }
+
+    /// Resolves when the answer must end because its connection is too old. `None` if connections may have any age, and for a call
+    /// that a client cannot resume: an error would tell it that nothing was done, and nobody knows that.
+    pub(super) fn end_of_connection(&self) -> Option<WaitForCancellationFutureOwned> {
+        let connection = &self.0.connection;
+        connection.clients.limits().connection_age?;
+        let can_resume = self.is_computed_on_demand()
+            || self.waits_for_messages()
+            || self.0.is_watch.load(Ordering::Relaxed);
+        can_resume.then(|| connection.ending.clone().cancelled_owned())
     }
 
     /// A future that reserves memory of the connection once it is free.

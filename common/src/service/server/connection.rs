@@ -2,7 +2,7 @@
 //!
 //! A connection must finish its TLS handshake, and send the HTTP/2 preface and its settings, soon, or it is closed: until then HTTP/2
 //! has no ping that would find a client gone. After that pings find clients that are gone, and a connection without calls is closed after a long
-//! time.
+//! time. `connection_age` ends the others, if the operator wants that.
 
 use std::future::Future;
 use std::io;
@@ -23,6 +23,7 @@ use crate::memory::{MemoryPermit, MemoryUse};
 use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
+use crate::service::server::connection_age::{AgeEvent, ConnectionAge};
 use crate::service::server::connections::{ConnectionPlace, ConnectionState};
 use crate::service::server::handshake::{GreetedConnection, TLS_RECORD, greet};
 use crate::service::server::security::Security;
@@ -36,6 +37,9 @@ const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_SECS);
 const LINGER: Duration = Duration::from_secs(1);
 /// The time after which a connection without calls is closed.
 const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
+/// After so many bytes a connection lets others have their turn. HTTP/2 would otherwise go on until none are left, and a client
+/// that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
+const BYTES_PER_TURN: usize = 64 << 10;
 /// Bytes of a request that the client can send before the call reads them.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 
@@ -67,10 +71,11 @@ pub async fn serve_connection(
         () = async { stopping.cancelled().await; sleep(HANDSHAKE_AT_STOP).await } => return,
     };
     let Some(GreetedConnection { stream, peer, mut certificate, refused }) = greeted else { return };
-    let stream = CountedStream { stream, read: 0, state: Arc::clone(state), linger: None };
+    let stream = CountedStream { stream, read: 0, turn: 0, state: Arc::clone(state), linger: None };
     let access = Arc::clone(&security.access);
     let service = CallService::new(routes, Arc::clone(state), peer, access).refusing(refused);
     let mut serving = pin!(server().serve_connection(TokioIo::new(stream), service));
+    let mut age = ConnectionAge::new(state.clients.limits());
     let mut refusal = pin!(async {
         match (tls, &mut certificate) {
             (Some(tls), Some(shown)) => tls.until_refused(shown).await,
@@ -98,6 +103,11 @@ pub async fn serve_connection(
                 }
                 check.as_mut().reset(Instant::now() + IDLE / 4);
             }
+            event = age.next() => match event {
+                AgeEvent::Old => serving.as_mut().graceful_shutdown(),
+                AgeEvent::GraceOver => state.ending.cancel(),
+                AgeEvent::Over => return,
+            },
             () = stopping.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 serving.as_mut().graceful_shutdown();
@@ -129,7 +139,7 @@ fn server() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
-        .max_pending_accept_reset_streams(Some(64));
+        .max_pending_accept_reset_streams(Some(limits::PENDING_RESETS));
     server
 }
 
@@ -137,6 +147,8 @@ fn server() -> http2::Builder<TokioExecutor> {
 struct CountedStream {
     stream: Connection,
     read: usize,
+    /// The bytes of the present turn.
+    turn: usize,
     state: Arc<ConnectionState>,
     /// Set once nothing more is sent.
     linger: Option<Pin<Box<Sleep>>>,
@@ -148,20 +160,26 @@ impl AsyncRead for CountedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read >= HANDSHAKE_BYTES {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.turn >= BYTES_PER_TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if self.read == 0
-            && buf.filled().get(before) == Some(&TLS_RECORD)
-            && let Some(left_out) = UNEXPECTED_TLS.pass()
-        {
-            tracing::warn!(peer = ?self.state.peer(), left_out, "a client uses TLS, and this daemon does not");
-        }
-        self.read += buf.filled().len() - before;
-        if self.read >= HANDSHAKE_BYTES {
-            self.state.establish();
+        let read = buf.filled().len() - before;
+        self.turn += read;
+        if self.read < HANDSHAKE_BYTES {
+            if self.read == 0
+                && buf.filled().get(before) == Some(&TLS_RECORD)
+                && let Some(left_out) = UNEXPECTED_TLS.pass()
+            {
+                tracing::warn!(peer = ?self.state.peer(), left_out, "a client uses TLS, and this daemon does not");
+            }
+            self.read += read;
+            if self.read >= HANDSHAKE_BYTES {
+                self.state.establish();
+            }
         }
         polled
     }
@@ -207,5 +225,44 @@ impl AsyncWrite for CountedStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::memory::MemoryBudget;
+    use crate::service::server::connections::Connections;
+    use crate::service::server::limit_options::ServerLimits;
+
+    #[tokio::test]
+    async fn a_connection_that_has_much_to_read_lets_others_have_their_turn() {
+        const SENT: usize = 1 << 20;
+        let (mut client, server) = tokio::io::duplex(SENT);
+        client.write_all(&vec![0; SENT]).await.unwrap();
+        let connections = Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default());
+        let place = connections.admit(None).unwrap();
+        let (stream, state) = (Connection::Memory(server), Arc::clone(&place.state));
+        let mut stream = CountedStream { stream, read: 0, turn: 0, state, linger: None };
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut bytes, mut turns, mut turn) = (vec![0; 8 << 10], 0, 0);
+        let mut read = 0;
+        while read < SENT {
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut stream).poll_read(&mut context, &mut buf) {
+                Poll::Ready(result) => {
+                    result.unwrap();
+                    (read, turn) = (read + buf.filled().len(), turn + buf.filled().len());
+                    assert!(turn <= BYTES_PER_TURN + (8 << 10), "{turn} bytes without a pause");
+                }
+                // Everything is there: only the turn is over.
+                Poll::Pending => (turns, turn) = (turns + 1, 0),
+            }
+        }
+        assert!(turns >= SENT / BYTES_PER_TURN - 1 && place.state.is_established());
     }
 }

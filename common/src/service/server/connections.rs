@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 use crate::memory::{MemoryAccount, MemoryBudget, MemoryUse};
+use crate::service::server::clients::{Clients, NetworkCalls, network_of};
+use crate::service::server::limit_options::ServerLimits;
 
 /// A connection gives way only after this time: an honest client has sent its handshake by then.
 const GIVES_WAY_AFTER: Duration = Duration::from_secs(1);
@@ -33,6 +35,12 @@ pub struct ConnectionState {
     pub memory: Arc<MemoryAccount>,
     /// Cancelled when the connection must close.
     pub closing: CancellationToken,
+    /// Cancelled when the answers that are still being sent must end, because the connection is too old.
+    pub ending: CancellationToken,
+    /// The clients of the server.
+    pub clients: Arc<Clients>,
+    /// The calls of all connections from the client's network; `None` inside this process.
+    pub network_calls: Option<NetworkCalls>,
     peer: Option<IpAddr>,
     opened_at: Instant,
     is_established: AtomicBool,
@@ -48,6 +56,7 @@ pub struct ConnectionState {
 impl ConnectionState {
     fn new(
         memory: Arc<MemoryAccount>,
+        clients: Arc<Clients>,
         peer: Option<IpAddr>,
         handshakes: Arc<AtomicUsize>,
     ) -> ConnectionState {
@@ -55,6 +64,9 @@ impl ConnectionState {
         ConnectionState {
             memory,
             closing: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            clients,
+            network_calls: None,
             peer,
             opened_at: Instant::now(),
             is_established: AtomicBool::new(false),
@@ -120,6 +132,7 @@ impl ConnectionState {
 pub struct Connections {
     budget: Arc<MemoryBudget>,
     limit: usize,
+    clients: Arc<Clients>,
     /// The number of connections that are not established.
     handshakes: Arc<AtomicUsize>,
     open: Mutex<OpenConnections>,
@@ -129,13 +142,22 @@ pub struct Connections {
 struct OpenConnections {
     next_id: u64,
     by_id: HashMap<u64, Arc<ConnectionState>>,
-    by_peer: HashMap<IpAddr, usize>,
+    /// By the network that an address counts for.
+    by_network: HashMap<IpAddr, OpenNetwork>,
+}
+
+/// What one network has open.
+#[derive(Debug, Default)]
+struct OpenNetwork {
+    connections: usize,
+    calls: NetworkCalls,
 }
 
 impl OpenConnections {
-    /// Asks a connection to close, of a peer if one is named. Returns whether one gives way.
-    fn make_room(&self, peer: Option<IpAddr>) -> bool {
-        let candidates = self.by_id.values().filter(|state| peer.is_none() || state.peer == peer);
+    /// Asks a connection to close, of a network if one is named. Returns whether one gives way.
+    fn make_room(&self, network: Option<IpAddr>) -> bool {
+        let of = |state: &ConnectionState| network.is_none() || state.peer.map(network_of) == network;
+        let candidates = self.by_id.values().filter(|state| of(state));
         let candidates = candidates.filter_map(|state| Some((state.gives_way()?, state)));
         match candidates.max_by_key(|(order, _)| *order) {
             Some((_, state)) => {
@@ -161,12 +183,12 @@ impl Drop for ConnectionPlace {
         self.state.establish();
         let mut open = self.connections.open.lock();
         open.by_id.remove(&self.id);
-        if let Some(peer) = self.state.peer
-            && let Some(count) = open.by_peer.get_mut(&peer)
+        if let Some(network) = self.state.peer.map(network_of)
+            && let Some(of_network) = open.by_network.get_mut(&network)
         {
-            *count -= 1;
-            if *count == 0 {
-                open.by_peer.remove(&peer);
+            of_network.connections -= 1;
+            if of_network.connections == 0 {
+                open.by_network.remove(&network);
             }
         }
     }
@@ -174,21 +196,24 @@ impl Drop for ConnectionPlace {
 
 impl Connections {
     /// No connections, and room for `limit` of them.
-    pub fn new(budget: Arc<MemoryBudget>, limit: usize) -> Arc<Connections> {
-        Arc::new(Connections { budget, limit, handshakes: Arc::default(), open: Mutex::default() })
+    pub fn new(budget: Arc<MemoryBudget>, limit: usize, limits: ServerLimits) -> Arc<Connections> {
+        let (clients, handshakes) = (Clients::new(limits), Arc::default());
+        Arc::new(Connections { budget, limit, clients, handshakes, open: Mutex::default() })
     }
 
-    /// The most connections of one peer address.
-    fn peer_limit(&self) -> usize {
-        self.limit - self.limit / 4
+    /// The most connections of one network.
+    fn network_limit(&self) -> usize {
+        (self.limit * limits::CONNECTIONS_OF_ADDRESS_PERCENT / 100).max(1)
     }
 
     /// A place for a new connection of a peer; `None` if there is none.
     pub fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<ConnectionPlace> {
         let mut open = self.open.lock();
-        let of_peer = peer.and_then(|peer| open.by_peer.get(&peer)).copied().unwrap_or(0);
-        if of_peer >= self.peer_limit() {
-            if !open.make_room(peer) {
+        let network = peer.map(network_of);
+        let of_network = network.and_then(|network| open.by_network.get(&network));
+        let of_network = of_network.map_or(0, |open| open.connections);
+        if of_network >= self.network_limit() {
+            if !open.make_room(network) {
                 return None;
             }
         } else if open.by_id.len() >= self.limit && !open.make_room(None) {
@@ -200,12 +225,16 @@ impl Connections {
         }
         let id = open.next_id;
         open.next_id += 1;
-        let memory = MemoryAccount::new(Arc::clone(&self.budget));
-        let state = Arc::new(ConnectionState::new(memory, peer, Arc::clone(&self.handshakes)));
-        open.by_id.insert(id, Arc::clone(&state));
-        if let Some(peer) = peer {
-            *open.by_peer.entry(peer).or_default() += 1;
+        let account = MemoryAccount::new(Arc::clone(&self.budget));
+        let (clients, handshakes) = (Arc::clone(&self.clients), Arc::clone(&self.handshakes));
+        let mut state = ConnectionState::new(account, clients, peer, handshakes);
+        if let Some(network) = network {
+            let of_network = open.by_network.entry(network).or_default();
+            of_network.connections += 1;
+            state.network_calls = Some(Arc::clone(&of_network.calls));
         }
+        let state = Arc::new(state);
+        open.by_id.insert(id, Arc::clone(&state));
         Some(ConnectionPlace { connections: Arc::clone(self), id, state })
     }
 
@@ -243,8 +272,12 @@ impl Connections {
 mod tests {
     use super::*;
 
+    fn with_room_for(limit: usize) -> Arc<Connections> {
+        Connections::new(MemoryBudget::new(1 << 20), limit, ServerLimits::default())
+    }
+
     fn full(limit: usize) -> (Arc<Connections>, Vec<ConnectionPlace>) {
-        let connections = Connections::new(MemoryBudget::new(1 << 20), limit);
+        let connections = with_room_for(limit);
         let places = (0..limit).map(|i| connections.admit(Some([10, 0, 0, u8::try_from(i).unwrap()].into())));
         let places = places.map(Option::unwrap).collect();
         (connections, places)
@@ -252,7 +285,7 @@ mod tests {
 
     #[test]
     fn an_address_cannot_take_every_place() {
-        let connections = Connections::new(MemoryBudget::new(1 << 20), 8);
+        let connections = with_room_for(8);
         let (one, other) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
         let mut places: Vec<_> = (0..6).map(|_| connections.admit(one).unwrap()).collect();
         assert!(connections.admit(one).is_none());
@@ -289,6 +322,18 @@ mod tests {
         assert!(!is_open().await);
         let given_way = places.iter().filter(|place| place.state.closing.is_cancelled()).count();
         assert_eq!(given_way, limits::HANDSHAKES);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_share_its_places() {
+        let connections = with_room_for(8);
+        let at = |text: String| Some(text.parse::<IpAddr>().unwrap());
+        let places: Vec<_> =
+            (0..6).map(|n| connections.admit(at(format!("2001:db8::{n:x}"))).unwrap()).collect();
+        assert!(connections.admit(at("2001:db8::ff".to_owned())).is_none());
+        assert!(connections.admit(at("2001:db8:0:1::1".to_owned())).is_some());
+        drop(places);
+        assert!(connections.admit(at("2001:db8::ff".to_owned())).is_some());
     }
 
     #[test]

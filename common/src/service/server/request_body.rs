@@ -1,4 +1,8 @@
 //! The body of a request as it arrives: every byte is reserved before it is kept, and a message must not take for ever.
+//!
+//! A call whose request does not come to an end holds a place on its connection and in the server. So a message must arrive within
+//! some time, and within less time something of it. A call that takes one message must get it, and the end of the request, as
+//! soon; only streams of messages may be silent between two messages.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
 use crate::error::{Error, Reason, Result};
@@ -19,6 +23,8 @@ use crate::service::status::to_status;
 
 /// The time in which a message must arrive after its first byte.
 const ARRIVAL: Duration = Duration::from_secs(limits::REQUEST_ARRIVAL_SECS);
+/// The time in which something must arrive.
+const IDLE: Duration = Duration::from_secs(limits::REQUEST_IDLE_SECS);
 
 /// A request body that reserves its bytes. Over the memory, and after too long a time, it ends with an error, which the call
 /// then returns.
@@ -35,13 +41,19 @@ pub struct RequestBody {
     has_reserved_ahead: bool,
     /// The memory that the body waits for, and the data that waits with it.
     waiting: Option<(WaitForMemory, Option<Bytes>)>,
-    /// Runs while a message is arriving.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Whether the client may be silent between two messages.
+    may_pause: bool,
+    /// When the first byte of the message came that is arriving.
+    began_at: Option<Instant>,
+    /// When something came last.
+    heard_at: Instant,
+    /// Wakes the body when the client has been silent for too long.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    /// The body of a call.
-    pub fn new(incoming: Incoming, memory: CallMemory) -> RequestBody {
+    /// The body of a call. If it `may_pause`, the client may be silent between two messages, as it may if the call waits for them.
+    pub fn new(incoming: Incoming, memory: CallMemory, may_pause: bool) -> RequestBody {
         RequestBody {
             incoming,
             memory,
@@ -49,7 +61,10 @@ impl RequestBody {
             ahead: 0,
             has_reserved_ahead: false,
             waiting: None,
-            deadline: None,
+            may_pause,
+            began_at: None,
+            heard_at: Instant::now(),
+            timer: None,
         }
     }
 
@@ -57,8 +72,11 @@ impl RequestBody {
     fn receive(&mut self, data: Bytes) -> Result<Option<Bytes>> {
         let begins = !self.scan.is_within_message();
         let cost = self.scan.take(&data);
+        self.heard_at = Instant::now();
+        if begins || cost.completed > 0 {
+            self.began_at = self.scan.is_within_message().then_some(self.heard_at);
+        }
         if cost.completed > 0 {
-            self.deadline = None;
             self.has_reserved_ahead = false;
             self.memory.complete(cost.completed);
         }
@@ -102,19 +120,33 @@ impl RequestBody {
         }
     }
 
-    /// Fails if the message that is arriving takes too long.
+    /// Fails if the message that is arriving takes too long, or if the client is silent for too long.
     fn check_deadline(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        if !self.scan.is_within_message() {
+        let may_be_silent = self.may_pause || self.memory.waits_for_messages();
+        let arrival = self.began_at.map(|at| at + ARRIVAL);
+        if arrival.is_none() && may_be_silent {
+            self.timer = None;
             return Ok(());
         }
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(ARRIVAL)));
-        if deadline.as_mut().poll(cx).is_pending() {
+        let due = arrival.map_or(self.heard_at + IDLE, |arrival| arrival.min(self.heard_at + IDLE));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        if timer.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
-        let message = format!(
-            "the request took longer than {} s to arrive; send less at once, or over a faster connection",
-            limits::REQUEST_ARRIVAL_SECS
-        );
+        let message = if Some(due) == arrival {
+            format!(
+                "the request took longer than {} s to arrive; send less at once, or over a faster connection",
+                limits::REQUEST_ARRIVAL_SECS
+            )
+        } else {
+            format!(
+                "the request did not end, and nothing of it came for {} s; send it again",
+                limits::REQUEST_IDLE_SECS
+            )
+        };
         Err(Error::new(Reason::StatementTimeout, message))
     }
 }
@@ -137,6 +169,8 @@ impl Body for RequestBody {
                 let reserved = ready!(wait.as_mut().poll(cx));
                 let data = data.take();
                 this.waiting = None;
+                // While the body waited for memory, the client could not send.
+                this.heard_at = Instant::now();
                 this.memory.receive_reserved(reserved);
                 if let Some(data) = data {
                     return Poll::Ready(Some(Ok(Frame::data(data))));

@@ -32,13 +32,19 @@ impl Security {
         shutdown: &CancellationToken,
     ) -> Result<Arc<Security>> {
         let tls = ServerTls::open(options, shutdown).await?;
-        let access = AccessControl::open(options.auth_file.clone(), AuditLog::default(), shutdown).await?;
+        let audit = AuditLog::start(&options.audit.options())?;
+        let access = AccessControl::open(options.auth_file.clone(), audit, shutdown).await?;
         let has = (tls.is_some(), access.rules().is_some());
         let warning = check_address(address, has, options.insecure_listen)?;
         if let Some(warning) = &warning {
             tracing::warn!("{warning}");
         }
         Ok(Arc::new(Security { tls, access, warning }))
+    }
+
+    /// Writes what waits to be written to the audit log. For the end of a daemon.
+    pub async fn close(&self) {
+        self.access.audit().close().await;
     }
 
     /// What Status says to a caller.
@@ -56,6 +62,7 @@ impl Security {
             state.problems.extend(tls.problem());
         }
         state.problems.extend(self.access.problem());
+        state.problems.extend(self.access.audit().problem());
         if !caller.is_admin() {
             // They name files.
             state.problems.clear();
