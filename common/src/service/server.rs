@@ -13,6 +13,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use crate::error::{Error, Reason, Result};
 use crate::memory::MemoryBudget;
 use crate::service::server::accept::Acceptor;
+use crate::service::server::services::{OwnService, ServerServices};
 
 mod accept;
 mod answer_body;
@@ -20,17 +21,21 @@ mod byte_stream;
 mod call;
 mod call_memory;
 mod connection;
+mod connection_calls;
 mod connections;
 pub(in crate::service) mod descriptors;
 mod health;
 mod listener;
 mod message_scan;
 mod request_body;
+mod services;
+mod task_parts;
 
 pub use call_memory::CallMemory;
 pub use connection::STREAM_WINDOW;
 pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};
+pub use services::ServiceFuture;
 
 /// How long calls in progress may run after a shutdown began.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -38,12 +43,12 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// The stream of messages with which an RPC responds.
 pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Serves gRPC, health and reflection until `shutdown` is cancelled. Requests and answers take their memory from `memory`.
+/// Serves a daemon's own service, health and reflection until `shutdown` is cancelled. Requests and answers take their memory from `memory`.
 ///
 /// After that the server takes no new call, and cuts calls that are still open after 10 seconds.
-pub async fn serve<H: Health>(
+pub async fn serve<S: OwnService, H: Health>(
     listener: Listener,
-    routes: RoutesBuilder,
+    own: S,
     health: HealthServer<H>,
     memory: Arc<MemoryBudget>,
     shutdown: CancellationToken,
@@ -53,11 +58,12 @@ pub async fn serve<H: Health>(
         |bytes| tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(bytes);
     let descriptors =
         |bytes| reflection(bytes).register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let mut routes = routes;
+    let mut routes = RoutesBuilder::default();
     routes.add_service(health);
     routes.add_service(descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1().map_err(|e| internal(&e))?);
     routes.add_service(descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1alpha().map_err(|e| internal(&e))?);
-    let serving = Acceptor::new(routes.routes().prepare(), memory).run(listener, shutdown.clone());
+    let services = ServerServices::new(own, routes.routes().prepare());
+    let serving = Acceptor::new(services, memory).run(listener, shutdown.clone());
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::memory::MemoryBudget;
 use crate::service::log_throttle::LogThrottle;
@@ -17,6 +16,7 @@ use crate::service::server::connection::serve_connection;
 use crate::service::server::connections::Connections;
 use crate::service::server::descriptors;
 use crate::service::server::listener::Listener;
+use crate::service::server::services::ServerServices;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const STALL_CHECK: Duration = Duration::from_secs(10);
 
 /// Accepts and serves connections.
 pub struct Acceptor {
-    routes: Routes,
+    services: ServerServices,
     budget: Arc<MemoryBudget>,
     connections: Arc<Connections>,
     /// The next connection is accepted after this time.
@@ -41,10 +41,10 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Serves `routes`. Calls take their memory from `budget`.
-    pub fn new(routes: Routes, budget: Arc<MemoryBudget>) -> Acceptor {
+    /// Serves `services`. Calls take their memory from `budget`.
+    pub fn new(services: ServerServices, budget: Arc<MemoryBudget>) -> Acceptor {
         Acceptor {
-            routes,
+            services,
             connections: Connections::new(Arc::clone(&budget), descriptors::connections()),
             budget,
             paused_until: Instant::now(),
@@ -111,7 +111,7 @@ impl Acceptor {
     ) {
         match self.connections.admit(peer) {
             Some(place) => {
-                tasks.spawn(serve_connection(stream, place, self.routes.clone(), ending.clone()));
+                tasks.spawn(serve_connection(stream, place, self.services.clone(), ending.clone()));
             }
             None => {
                 if let Some(left_out) = self.turned_away.pass() {

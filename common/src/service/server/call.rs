@@ -11,14 +11,14 @@ use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::service::Routes;
 
 use crate::error::{Error, Reason};
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
+use crate::service::server::connection_calls::CallQueue;
 use crate::service::server::connections::ConnectionState;
 use crate::service::server::request_body::RequestBody;
+use crate::service::server::services::{ServerServices, ServiceFuture};
 use crate::service::status::to_status;
 
 /// Memory that a header takes besides its name and value.
@@ -26,14 +26,19 @@ const HEADER_OVERHEAD_BYTES: usize = 64;
 
 /// Serves the calls of one connection.
 pub struct CallService {
-    routes: Routes,
+    services: ServerServices,
     connection: Arc<ConnectionState>,
+    calls: CallQueue,
 }
 
 impl CallService {
-    /// Serves calls with `routes`.
-    pub fn new(routes: Routes, connection: Arc<ConnectionState>) -> CallService {
-        CallService { routes, connection }
+    /// Serves calls with `services`, and announces them to `calls`.
+    pub fn new(
+        services: ServerServices,
+        connection: Arc<ConnectionState>,
+        calls: CallQueue,
+    ) -> CallService {
+        CallService { services, connection, calls }
     }
 }
 
@@ -45,19 +50,24 @@ impl HyperService<Request<Incoming>> for CallService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         match CallMemory::open(&self.connection, header_bytes(request.headers())) {
             Ok(memory) => {
-                let routes = self.routes.clone();
-                Box::pin(async move { Ok(serve(routes, request, memory).await) })
+                self.calls.announce(&memory);
+                let timeout = timeout(request.headers());
+                let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone())));
+                request.extensions_mut().insert(memory.clone());
+                let handler = self.services.call(request);
+                Box::pin(async move { Ok(serve(handler, timeout, memory).await) })
             }
             Err(error) => Box::pin(std::future::ready(Ok(refusal(to_status(error))))),
         }
     }
 }
 
-async fn serve(mut routes: Routes, request: Request<Incoming>, memory: CallMemory) -> Response<AnswerBody> {
-    let timeout = timeout(request.headers());
-    let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone())));
-    request.extensions_mut().insert(memory.clone());
-    let handler = routes.call(request);
+/// Runs the handler of a call until it has an answer, or until the time of the call is over.
+async fn serve(
+    handler: ServiceFuture,
+    timeout: Option<Duration>,
+    memory: CallMemory,
+) -> Response<AnswerBody> {
     let handled = match timeout {
         Some(timeout) => match tokio::time::timeout(timeout, handler).await {
             Ok(handled) => handled,

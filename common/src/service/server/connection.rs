@@ -12,16 +12,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::limits;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
+use crate::service::server::connection_calls::{CallQueue, RunningConnection};
 use crate::service::server::connections::{ConnectionPlace, ConnectionState};
+use crate::service::server::services::ServerServices;
 
 /// The bytes of the HTTP/2 preface and of the header of the SETTINGS frame that follows it.
 const HANDSHAKE_BYTES: usize = 24 + 9;
@@ -39,13 +40,15 @@ pub const STREAM_WINDOW: u32 = 256 << 10;
 pub async fn serve_connection(
     stream: Connection,
     place: ConnectionPlace,
-    routes: Routes,
+    services: ServerServices,
     stopping: CancellationToken,
 ) {
     let state = &place.state;
     let stream = TokioIo::new(CountedStream { stream, read: 0, state: Arc::clone(state), linger: None });
-    let service = CallService::new(routes, Arc::clone(state));
-    let mut serving = pin!(server().serve_connection(stream, service));
+    let calls = CallQueue::default();
+    let service = CallService::new(services, Arc::clone(state), calls.clone());
+    let http = server(calls.clone()).serve_connection(stream, service);
+    let mut serving = RunningConnection::new(http, calls);
     let mut check = pin!(sleep(HANDSHAKE));
     let mut is_stopping = false;
     loop {
@@ -63,22 +66,24 @@ pub async fn serve_connection(
                     return;
                 }
                 if state.idle_time().is_some_and(|idle| idle >= IDLE) {
-                    serving.as_mut().graceful_shutdown();
+                    serving.http().graceful_shutdown();
                 }
                 check.as_mut().reset(Instant::now() + IDLE / 4);
             }
             () = stopping.cancelled(), if !is_stopping => {
                 is_stopping = true;
-                serving.as_mut().graceful_shutdown();
+                serving.http().graceful_shutdown();
             }
         }
     }
 }
 
-fn server() -> http2::Builder<TokioExecutor> {
-    let mut server = http2::Builder::new(TokioExecutor::new());
+fn server(calls: CallQueue) -> http2::Builder<CallQueue> {
+    let mut server = http2::Builder::new(calls);
     server
         .timer(TokioTimer::new())
+        // No gRPC client reads the date.
+        .auto_date_header(false)
         .max_concurrent_streams(limits::CALLS_PER_CONNECTION)
         .max_header_list_size(limits::HEADER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
