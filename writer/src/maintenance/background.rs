@@ -16,7 +16,6 @@ use crate::commit::LogTail;
 use crate::config::SnapshotTriggers;
 use crate::errors::shutting_down;
 use crate::maintenance::context::MaintenanceContext;
-use crate::maintenance::giving_way::GivingWay;
 use crate::maintenance::health::Chore;
 use crate::maintenance::indexer::Indexer;
 use crate::maintenance::rebuilder::Rebuilder;
@@ -58,14 +57,8 @@ impl BackgroundMaintenance {
                 () = tokio::time::sleep(PASS_INTERVAL_MAX) => {}
             }
             let (this, ending) = (Arc::clone(&self), shutdown.clone());
-            let pass = tokio::task::spawn_blocking(move || {
-                let giving_way = GivingWay::default();
-                this.run_pass(&|_| {
-                    giving_way.give_way(|| this.is_behind());
-                    if ending.is_cancelled() { Err(shutting_down()) } else { Ok(()) }
-                })
-            });
-            let pass = pass.await;
+            let progress = move |_| if ending.is_cancelled() { Err(shutting_down()) } else { Ok(()) };
+            let pass = tokio::task::spawn_blocking(move || this.run_pass(&progress)).await;
             let failure = match pass {
                 Ok(outcome) => outcome.err(),
                 Err(error) => Some(Error::new(Reason::Internal, format!("maintenance panicked: {error}"))),
@@ -175,15 +168,6 @@ impl BackgroundMaintenance {
         self.context.health.note_outcome((id, &name), Chore::Snapshot, outcome.err());
         self.context.commits.updates.set_snapshot_failure(self.context.health.snapshot_failure());
         Ok(())
-    }
-
-    /// Whether much more of the log waits for a snapshot than makes one due.
-    fn is_behind(&self) -> bool {
-        let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
-        let tails = self.context.commits.status.tails();
-        let is_long = |(_, tail): &(u64, LogTail)| tail.events / 2 >= events || tail.bytes / 2 >= bytes;
-        let in_memory = |tail: &LogTail| tail.bytes.max(tail.row_bytes);
-        tails.iter().any(is_long) || tails.iter().map(|(_, tail)| in_memory(tail)).sum::<u64>() >= memory
     }
 
     /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if

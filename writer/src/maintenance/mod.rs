@@ -10,7 +10,6 @@ mod commit_lookup;
 mod compactor;
 mod context;
 mod deletions;
-mod giving_way;
 mod health;
 mod indexer;
 mod merger;

@@ -7,8 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::fs::{self, File, FileSystem};
 
-/// The size of one write, in bytes. Each is synced before the next one: with the whole file in one sync, a commit's sync could wait
-/// for megabytes that the disk has to write before.
+/// The size of one write, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// A buffered file that is written from front to back.
@@ -29,7 +28,6 @@ impl Write for SstOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.buffer.len() >= BUFFER_BYTES {
             self.flush()?;
-            self.file.sync()?;
         }
         let room = BUFFER_BYTES.saturating_sub(self.buffer.len());
         let accepted = bytes.get(..room).unwrap_or(bytes);

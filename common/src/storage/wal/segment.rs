@@ -26,8 +26,6 @@ const PREALLOCATION_MIN: u64 = 64 << 10;
 const PREALLOCATION_MAX: u64 = 8 << 20;
 /// What one write of a preallocation writes. Not memory of its own each time, which the system would have to clear first.
 static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
-/// The zeros of a preallocation that are synced at once, in bytes. A sync of commits waits for what the disk has to write before.
-const SYNCED_AT_ONCE: u64 = 1 << 20;
 
 /// What every segment of a log uses.
 #[derive(Debug, Clone)]
@@ -117,18 +115,15 @@ impl Preallocation {
         let file = self.files.fs.open_write(&progress.path)?;
         let ahead = progress.next_len.min(self.files.limit.saturating_sub(start));
         let end = end.max(start + ahead);
-        let (mut at, mut synced) = (start, start);
+        let mut at = start;
         while at < end {
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);
             file.write_at(zeros, at)?;
             at += zeros.len() as u64;
-            if at - synced >= SYNCED_AT_ONCE || at >= end {
-                file.sync().inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
-                self.zeroed_to.store(at, Ordering::Release);
-                synced = at;
-            }
         }
+        file.sync().inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
+        self.zeroed_to.store(end, Ordering::Release);
         progress.next_len = (progress.next_len * 2).clamp(PREALLOCATION_MIN, PREALLOCATION_MAX);
         self.low_water.store(progress.next_len / 2, Ordering::Relaxed);
         self.files.space.record_room();
