@@ -47,7 +47,7 @@ bench: build ## Benchmark a store of a million events (minutes, 1 GB of disk)
 bench-history: build ## Benchmark stores of 1 and 10 million events (tens of minutes, 8 GB of disk)
 	"$(TARGET)/release/driftctl" bench --history 1000000,10000000
 
-bench-growth: build ## Draw how the figures change with each size, into target/growth-*.svg (an hour, 8 GB of disk)
+bench-growth: build ## Draw how the figures change with each size, into target/growth-*.svg (15 minutes, 8 GB of disk)
 	for size in events tables readers watchers documents; do \
 		"$(TARGET)/release/driftctl" bench --growth $$size --svg "$(TARGET)/growth-$$size.svg" || exit 1; \
 	done

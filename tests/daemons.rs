@@ -318,33 +318,48 @@ async fn options_can_come_from_the_environment() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
+/// What a daemon with these options writes to standard error from its start to SIGTERM.
+fn log_of(name: &str, dir: &Path, options: &[&str]) -> String {
+    let mut child = Command::new(binary(name))
+        .arg("--data")
+        .arg(dir)
+        .args(["--listen", "127.0.0.1:0"])
+        .args(options)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+    assert!(line.starts_with("listening on 127.0.0.1:"), "{line:?}");
+    let kill = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
 #[test]
 fn json_logs_have_one_object_per_line() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["driftdb-writer", "driftdb-reader"] {
-        let mut child = Command::new(binary(name))
-            .arg("--data")
-            .arg(dir.path())
-            .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--log", "debug"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
-        assert!(line.starts_with("listening on 127.0.0.1:"), "{line:?}");
-        let kill = Command::new("kill").arg(child.id().to_string()).status().unwrap();
-        assert!(kill.success());
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success());
-        let logs = String::from_utf8(output.stderr).unwrap();
+        let logs = log_of(name, dir.path(), &["--log-format", "json", "--log", "debug"]);
         let lines: Vec<serde_json::Value> =
             logs.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let stopping = lines.iter().find(|line| line["message"] == "shutting down");
         let stopping = stopping.unwrap_or_else(|| panic!("{name} does not log that it stops: {logs}"));
         assert_eq!(stopping["level"], "INFO");
         assert!(stopping["timestamp"].is_string() && stopping["target"].is_string());
+    }
+}
+
+#[test]
+fn text_logs_have_no_control_codes_in_a_file_or_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["driftdb-writer", "driftdb-reader"] {
+        let log = log_of(name, dir.path(), &["--log", "debug"]);
+        assert!(log.contains("shutting down") && !log.contains('\u{1b}'), "{name}: {log:?}");
     }
 }
 

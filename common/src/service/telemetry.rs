@@ -1,5 +1,7 @@
 //! The log of a daemon: lines on standard error, as text or as JSON.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -23,9 +25,16 @@ pub(super) fn start(format: LogFormat, filter: &str) -> Result<()> {
         Error::new(Reason::ArgumentInvalid, format!("invalid log filter --log {filter:?}: {e}"))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = builder.with_ansi(is_coloured());
     let started = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|e| Error::new(Reason::Internal, format!("cannot start logging: {e}")))
+}
+
+/// Whether lines have colours: on a terminal only, since a file or a supervisor's journal shows their control codes as text; and
+/// not if the user has set [`NO_COLOR`](https://no-color.org).
+fn is_coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

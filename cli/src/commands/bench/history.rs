@@ -34,6 +34,10 @@ const COMMIT_TIMES_BYTES: u64 = 8 << 20;
 const LIVE_ROWS_BYTES: u64 = 32 << 20;
 /// The newest changes, in a writer.
 const RECENT_CHANGES_BYTES: u64 = limits::RECENT_CHANGES_BYTES as u64;
+/// A snapshot, a merge or an index that is being built, in a writer.
+const JOB_BYTES: u64 = 64 << 20;
+/// The newest commits, for watches, in a reader.
+const RING_BYTES: u64 = limits::RING_BYTES as u64;
 /// A daemon may take this much more than the formula says before `bench` says so.
 const TOLERANCE: f64 = 1.25;
 
@@ -78,9 +82,10 @@ impl LoadedStore {
         let mut reader = reader_on(connect(&self.served.reader).await?);
         let status = reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let reader = status.into_inner();
-        let of_reader = EMPTY_BYTES + COMMIT_TIMES_BYTES + reader.memtable_bytes + reader.cache_bytes;
-        let of_writer =
-            EMPTY_BYTES + LIVE_ROWS_BYTES + RECENT_CHANGES_BYTES + writer.tail_bytes + writer.cache_bytes;
+        let of_reader =
+            EMPTY_BYTES + COMMIT_TIMES_BYTES + RING_BYTES + reader.memtable_bytes + reader.cache_bytes;
+        let for_all_tables = EMPTY_BYTES + LIVE_ROWS_BYTES + RECENT_CHANGES_BYTES + JOB_BYTES;
+        let of_writer = for_all_tables + writer.tail_bytes + writer.cache_bytes;
         let daemons = [
             ("reader", &self.served.reader_process, of_reader),
             ("writer", &self.served.writer_process, of_writer),

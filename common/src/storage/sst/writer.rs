@@ -9,18 +9,23 @@ use crate::storage::fs::{self, File, FileSystem};
 
 /// The size of one write, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
+/// After this many bytes the file is synced. The disk has one queue: with one sync at the end, the log's next sync would wait
+/// until a whole layer is on the disk.
+const SYNC_BYTES: u64 = 4 << 20;
 
 /// A buffered file that is written from front to back.
 #[derive(Debug)]
 pub struct SstOutput {
     file: Box<dyn File>,
     offset: u64,
+    /// Everything before this offset is synced.
+    synced: u64,
     buffer: Vec<u8>,
 }
 
 impl SstOutput {
     fn new(file: Box<dyn File>) -> SstOutput {
-        SstOutput { file, offset: 0, buffer: Vec::with_capacity(BUFFER_BYTES) }
+        SstOutput { file, offset: 0, synced: 0, buffer: Vec::with_capacity(BUFFER_BYTES) }
     }
 }
 
@@ -40,6 +45,10 @@ impl Write for SstOutput {
             self.file.write_at(&self.buffer, self.offset)?;
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
+            if self.offset - self.synced >= SYNC_BYTES {
+                self.file.sync()?;
+                self.synced = self.offset;
+            }
         }
         Ok(())
     }
