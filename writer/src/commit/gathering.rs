@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// The longest wait.
 const PATIENCE_MAX: Duration = Duration::from_millis(1);
 /// A write that takes at most as long is quick.
-const QUICK_WRITE: Duration = Duration::from_millis(1);
+const QUICK_WRITE: Duration = Duration::from_millis(5);
 /// A request is alone if no others were seen for this long.
 const CALM: Duration = Duration::from_millis(20);
 /// A group of as many bytes waits for nothing: its own cost outweighs that of any group.
