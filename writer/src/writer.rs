@@ -128,8 +128,7 @@ impl WriterDaemon {
         let stopping = shutdown.child_token();
         let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
         let bounds = (tail_limit, tasks.clone());
-        let (commits, committer) =
-            commit::start(log, admission, growth, bounds, Arc::clone(&clock))?;
+        let (commits, committer) = commit::start(log, admission, growth, bounds, Arc::clone(&clock))?;
         let clock_ended = tokio::spawn(Arc::clone(&clock).run(stopping.clone()));
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();

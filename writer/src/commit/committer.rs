@@ -131,11 +131,7 @@ fn stopped_error(cause: &Error) -> Error {
 }
 
 /// Stops the writer after a log task has failed.
-fn stop_before_write(
-    shared: &CommitShared,
-    group: OpenGroup,
-    error: &Error,
-) -> Error {
+fn stop_before_write(shared: &CommitShared, group: OpenGroup, error: &Error) -> Error {
     log_stop(error);
     let mut state = shared.state.lock();
     state.writing = false;

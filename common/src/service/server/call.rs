@@ -33,11 +33,7 @@ pub struct CallService {
 
 impl CallService {
     /// Serves calls with `services`, and announces them to `calls`.
-    pub fn new(
-        services: ServerServices,
-        connection: Arc<ConnectionState>,
-        calls: CallQueue,
-    ) -> CallService {
+    pub fn new(services: ServerServices, connection: Arc<ConnectionState>, calls: CallQueue) -> CallService {
         CallService { services, connection, calls }
     }
 }

@@ -101,8 +101,7 @@ impl<const N: usize> TaskParts<N> {
                     return Poll::Ready(ended);
                 }
             }
-            let ends =
-                self.task.state.compare_exchange(POLLED, WAITING, Ordering::AcqRel, Ordering::Acquire);
+            let ends = self.task.state.compare_exchange(POLLED, WAITING, Ordering::AcqRel, Ordering::Acquire);
             if ends.is_ok() {
                 return Poll::Pending;
             }
