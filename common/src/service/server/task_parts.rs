@@ -120,16 +120,16 @@ mod tests {
 
     /// Counts how often a task is woken.
     #[derive(Default)]
-    struct Count(AtomicUsize);
+    struct WakeCount(AtomicUsize);
 
-    impl Wake for Count {
+    impl Wake for WakeCount {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// One turn. `each` says what a part does.
-    fn turn(parts: &TaskParts<2>, count: &Arc<Count>, mut each: impl FnMut(usize, &Waker)) -> Vec<usize> {
+    fn turn(parts: &TaskParts<2>, count: &Arc<WakeCount>, mut each: impl FnMut(usize, &Waker)) -> Vec<usize> {
         let waker = Waker::from(Arc::clone(count));
         let mut polled = Vec::new();
         let ended = parts.poll(&mut Context::from_waker(&waker), |part, cx| {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn only_woken_parts_are_polled() {
-        let (parts, count) = (TaskParts::<2>::new(), Arc::<Count>::default());
+        let (parts, count) = (TaskParts::<2>::new(), Arc::<WakeCount>::default());
         let mut wakers = vec![Waker::noop().clone(); 2];
         assert_eq!(turn(&parts, &count, |part, waker| wakers[part] = waker.clone()), [0, 1]);
         assert_eq!(turn(&parts, &count, |_, _| {}), []);
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_part_that_another_one_wakes_is_polled_in_the_same_turn() {
-        let (parts, count) = (TaskParts::<2>::new(), Arc::<Count>::default());
+        let (parts, count) = (TaskParts::<2>::new(), Arc::<WakeCount>::default());
         let mut left = 2;
         let polled = turn(&parts, &count, |part, _| {
             if part == 1 && left > 0 {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_part_that_always_wakes_itself_lets_other_tasks_have_their_turn() {
-        let (parts, count) = (TaskParts::<2>::new(), Arc::<Count>::default());
+        let (parts, count) = (TaskParts::<2>::new(), Arc::<WakeCount>::default());
         for turns in 1..4 {
             let polled = turn(&parts, &count, |part, waker| {
                 if part == 0 {
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn no_wake_up_from_another_thread_is_lost() {
-        let (parts, count) = (TaskParts::<2>::new(), Arc::<Count>::default());
+        let (parts, count) = (TaskParts::<2>::new(), Arc::<WakeCount>::default());
         let mut wakers = vec![Waker::noop().clone(); 2];
         turn(&parts, &count, |part, waker| wakers[part] = waker.clone());
         let sent = AtomicUsize::new(0);
