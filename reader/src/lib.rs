@@ -17,7 +17,6 @@ use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::work::WorkGroup;
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
 
 use crate::context::RequestContext;
 use crate::follower::{Follower, read_patience};
@@ -163,17 +162,13 @@ impl ReaderDaemon {
             shutdown: shutdown.clone(),
         });
         stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));
-        let server = ReaderServer::new(Arc::clone(&slot), context);
-        let mut routes = RoutesBuilder::default();
-        routes.add_service(
-            ReaderServiceServer::new(server)
-                .max_decoding_message_size(limits::REQUEST_BYTES)
-                .max_encoding_message_size(limits::REQUEST_BYTES),
-        );
+        let service = ReaderServiceServer::new(ReaderServer::new(Arc::clone(&slot), context))
+            .max_decoding_message_size(limits::REQUEST_BYTES)
+            .max_encoding_message_size(limits::REQUEST_BYTES);
         let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
         let resources = ServerResources { memory, limits: config.client_limits };
-        server::serve(listener, routes, health, resources, shutdown).await
+        server::serve(listener, service, health, resources, shutdown).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! A reader without a database to read yet: refuses calls, and waits until a writer has created the database.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::access::caller::Caller;
-use driftdb_common::service::server::{self, Listener, ServerResources};
+use driftdb_common::service::server::{self, Listener, ServerResources, ServiceFuture};
 use driftdb_common::service::status;
 use driftdb_common::storage::foreign_files::check_no_foreign_files;
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
-use tonic::service::RoutesBuilder;
 
 use crate::rpc::ReaderServer;
 use crate::{ReaderConfig, ReaderDaemon};
@@ -58,14 +57,12 @@ pub async fn wait_and_serve(
     let over = shutdown.child_token();
     let service = WaitingService(waiting_error(&config));
     tracing::warn!("{}", service.0);
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(service);
     let health = server::standby_health::<WaitingService>(over.clone()).await;
     let resources = ServerResources {
         memory: MemoryBudget::new(config.request_memory),
         limits: config.client_limits.clone(),
     };
-    let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, resources, over.clone()));
+    let refusing = tokio::spawn(server::serve(waiting_listener, service, health, resources, over.clone()));
     let opened = wait_for_database(&config, &shutdown).await;
     // The connections close, so clients connect again and reach the reader.
     over.cancel();
@@ -113,7 +110,7 @@ impl NamedService for WaitingService {
 impl tonic::codegen::Service<Request<Body>> for WaitingService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Ready<std::result::Result<Response<Body>, Infallible>>;
+    type Future = ServiceFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -124,6 +121,6 @@ impl tonic::codegen::Service<Request<Body>> for WaitingService {
             Ok(_) => status::to_status(self.0.clone()),
             Err(unauthenticated) => unauthenticated,
         };
-        ready(Ok(refusal.into_http()))
+        Box::pin(ready(Ok(refusal.into_http())))
     }
 }

@@ -5,8 +5,7 @@
 //! reserve does not end: it listens, answers Status, refuses writes with DISK_FULL, and becomes writable when there is room.
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::{self, Listener, ServerResources};
+use driftdb_common::service::server::{self, Listener, ServerResources, ServiceFuture};
 use driftdb_common::service::status;
 use driftdb_common::storage::disk_space::{DiskReport, DiskSpace, FullDisk};
 use driftdb_common::storage::fs::OsFileSystem;
@@ -28,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::{Grpc, NamedService};
-use tonic::service::RoutesBuilder;
 use tonic_prost::ProstCodec;
 
 use crate::config::WriterConfig;
@@ -102,14 +100,13 @@ impl WaitingWriter {
     async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
         let (waiting_listener, writer_listener) = listener.split()?;
         let over = shutdown.child_token();
-        let mut routes = RoutesBuilder::default();
-        routes.add_service(ObstacleService(Arc::clone(&self.obstacle)));
+        let service = ObstacleService(Arc::clone(&self.obstacle));
         let health = server::standby_health::<ObstacleService>(over.clone()).await;
         let resources = ServerResources {
             memory: MemoryBudget::new(self.config.request_memory),
             limits: self.config.client_limits.clone(),
         };
-        let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, resources, over.clone()));
+        let refusing = tokio::spawn(server::serve(waiting_listener, service, health, resources, over.clone()));
         let outcome = self.wait(&shutdown).await;
         // The connections close, so clients connect again and reach the writer. Connections that stay open, such
         // as a health stream, are not waited for.
@@ -269,7 +266,7 @@ impl tonic::server::UnaryService<v1::WriterServiceStatusRequest> for StatusAnswe
 impl tonic::codegen::Service<Request<Body>> for ObstacleService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = ServiceFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))

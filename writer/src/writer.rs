@@ -22,12 +22,11 @@ use driftdb_common::table::sound_layers::damaged_layer_file;
 use driftdb_common::table::table_files::TableFiles;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
 
 use crate::admission::Admission;
 use crate::admission::rebuild::AdmissionRebuild;
 use crate::clock_guard::ClockGuard;
-use crate::commit::{self, CommitAck, CommitHandles};
+use crate::commit::{self, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
@@ -129,8 +128,7 @@ impl WriterDaemon {
         let stopping = shutdown.child_token();
         let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
         let bounds = (tail_limit, tasks.clone());
-        let (commits, committer) =
-            commit::start(log, admission, deliver_acks(), growth, bounds, Arc::clone(&clock))?;
+        let (commits, committer) = commit::start(log, admission, growth, bounds, Arc::clone(&clock))?;
         let clock_ended = tokio::spawn(Arc::clone(&clock).run(stopping.clone()));
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
@@ -219,15 +217,12 @@ async fn serve_rpc(
     stopping: &CancellationToken,
 ) -> Result<()> {
     let steady = rpc.clock.steadiness();
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(
-        WriterServiceServer::new(rpc)
-            .max_decoding_message_size(limits::REQUEST_BYTES)
-            .max_encoding_message_size(limits::REQUEST_BYTES),
-    );
+    let service = WriterServiceServer::new(rpc)
+        .max_decoding_message_size(limits::REQUEST_BYTES)
+        .max_encoding_message_size(limits::REQUEST_BYTES);
     let ready = both(watch_disk(space, stopping.clone()), steady, stopping.clone());
     let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
-    server::serve(listener, routes, health, resources, stopping.clone()).await
+    server::serve(listener, service, health, resources, stopping.clone()).await
 }
 
 /// Starts the task that finds out whether writes that need room are accepted, which health reports.
@@ -244,18 +239,6 @@ fn watch_disk(space: Arc<DiskSpace>, stopping: CancellationToken) -> watch::Rece
         }
     });
     receiver
-}
-
-/// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so
-/// a group costs the committer one wake-up.
-fn deliver_acks() -> mpsc::UnboundedSender<Vec<CommitAck>> {
-    let (sender, mut receiver) = mpsc::unbounded_channel::<Vec<CommitAck>>();
-    tokio::spawn(async move {
-        while let Some(acks) = receiver.recv().await {
-            acks.into_iter().for_each(CommitAck::send);
-        }
-    });
-    sender
 }
 
 /// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer

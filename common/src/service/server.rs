@@ -12,6 +12,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use crate::error::{Error, Reason, Result};
 use crate::service::access::caller::Caller;
 use crate::service::server::accept::Acceptor;
+use crate::service::server::services::{OwnService, ServerServices};
 
 mod accept;
 mod answer_body;
@@ -21,6 +22,7 @@ mod call_memory;
 mod clients;
 mod connection;
 mod connection_age;
+mod connection_calls;
 mod connections;
 pub(in crate::service) mod descriptors;
 mod handshake;
@@ -33,6 +35,8 @@ mod request_body;
 mod resources;
 pub(in crate::service) mod response_stream;
 mod security;
+mod services;
+mod task_parts;
 mod tls;
 
 pub use call_memory::CallMemory;
@@ -43,16 +47,18 @@ pub use listener::{Listener, MemoryConnector};
 pub use resources::ServerResources;
 pub use response_stream::ResponseStream;
 pub use security::{Security, check_address};
+pub use services::ServiceFuture;
 
 /// How long calls in progress may run after a shutdown began.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serves gRPC, health and reflection until `shutdown` is cancelled, as protected as the listener says, with `resources`.
+/// Serves a daemon's own service, health and reflection until `shutdown` is cancelled, as protected as the listener says, with
+/// `resources`.
 ///
 /// After that the server takes no new call, and cuts calls that are still open after 10 seconds.
-pub async fn serve<H: Health>(
+pub async fn serve<S: OwnService, H: Health>(
     listener: Listener,
-    routes: RoutesBuilder,
+    own: S,
     health: HealthServer<H>,
     resources: ServerResources,
     shutdown: CancellationToken,
@@ -62,13 +68,14 @@ pub async fn serve<H: Health>(
         |bytes| tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(bytes);
     let descriptors =
         |bytes| reflection(bytes).register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let mut routes = routes;
+    let mut routes = RoutesBuilder::default();
     routes.add_service(health);
     let reflection = descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1().map_err(|e| internal(&e))?;
     routes.add_service(InterceptedService::new(reflection, require_principal));
     let reflection = descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1alpha().map_err(|e| internal(&e))?;
     routes.add_service(InterceptedService::new(reflection, require_principal));
-    let serving = Acceptor::new(routes.routes().prepare(), resources, Arc::clone(listener.security()))
+    let services = ServerServices::new(own, routes.routes().prepare());
+    let serving = Acceptor::new(services, resources, Arc::clone(listener.security()))
         .run(listener, shutdown.clone());
     let drained = async {
         shutdown.cancelled().await;

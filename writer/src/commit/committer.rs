@@ -3,13 +3,12 @@
 //! Whoever holds the log writes. While nothing is to be written, the log is in the state, and a request that is alone may take it
 //! for its own commit (`lone_commit`). The committer then waits until the log is back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::storage::wal::appender::{AppendError, Log};
 use driftdb_common::table::operation::WriteToken;
 use parking_lot::MutexGuard;
-use tokio::sync::mpsc;
 
 use crate::admission::tables::{DiscardedUndo, UndoMark};
 use crate::commit::acks::CommitAck;
@@ -35,7 +34,7 @@ pub(super) struct TakenGroup {
 
 /// Writes groups until the writer closes. An error means that the content of the disk is not known any more
 /// (I5).
-pub(super) fn run(shared: &CommitShared, acks: &mpsc::UnboundedSender<Vec<CommitAck>>) -> Result<()> {
+pub(super) fn run(shared: &CommitShared) -> Result<()> {
     loop {
         let (mut log, taken, log_tasks) = match wait_for_work(shared)? {
             CommitterWork::Write(log, taken, log_tasks) => (log, taken, log_tasks),
@@ -43,7 +42,7 @@ pub(super) fn run(shared: &CommitShared, acks: &mpsc::UnboundedSender<Vec<Commit
         };
         for task in log_tasks {
             if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = task(&mut log) {
-                return Err(stop_before_write(shared, taken.group, &error, acks));
+                return Err(stop_before_write(shared, taken.group, &error));
             }
         }
         if taken.group.acks.is_empty() {
@@ -52,7 +51,7 @@ pub(super) fn run(shared: &CommitShared, acks: &mpsc::UnboundedSender<Vec<Commit
             state.log = Some(log);
             continue;
         }
-        send(acks, write_group(shared, log, taken));
+        send(write_group(shared, log, taken));
     }
 }
 
@@ -61,6 +60,7 @@ pub(super) fn run(shared: &CommitShared, acks: &mpsc::UnboundedSender<Vec<Commit
 /// has stopped the writer.
 fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
     let mut state = shared.state.lock();
+    state.gathering.begin();
     loop {
         if let Some(error) = state.fatal.take() {
             // Who waits for the open group or a task learns from the drop that the writer has stopped.
@@ -71,7 +71,16 @@ fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
             drop((log, waiting));
             return Err(error);
         }
-        let has_work = !(state.open.acks.is_empty() && state.log_tasks.is_empty());
+        if state.gathers()
+            && let Some(until) = state.gathering.deadline()
+        {
+            shared.work_ready.wait_until(&mut state, until);
+            continue;
+        }
+        // From now on, the first request wakes the committer.
+        let requests = state.open.acks.len();
+        state.gathering.end(requests);
+        let has_work = state.has_work();
         if (has_work || state.closing)
             && let Some(log) = state.log.take()
         {
@@ -95,30 +104,22 @@ pub(super) fn take_group(state: &mut CommitState) -> TakenGroup {
     // If only log tasks wait, the open group is empty and stays.
     let group =
         if state.open.acks.is_empty() { OpenGroup::default() } else { std::mem::take(&mut state.open) };
-    if !group.acks.is_empty() {
-        state.is_lone = group.acks.len() == 1;
-    }
     TakenGroup { group, mark }
 }
 
 /// Makes a group durable and gives the log back. Returns the acks to send.
 pub(super) fn write_group(shared: &CommitShared, mut log: Box<Log>, taken: TakenGroup) -> Vec<CommitAck> {
     let TakenGroup { mut group, mark } = taken;
+    let began = Instant::now();
     let outcome = log.append(&mut group.group);
-    settle(shared, log, group, mark, outcome)
+    let took = began.elapsed();
+    settle(shared, log, (group, mark, took), outcome)
 }
 
-/// Sends a group's acks. A single one wakes its request from here. Many go to a task of the runtime, so that the requests are
-/// woken with one wake-up of a thread. The task is gone only if the runtime is, and then no request waits.
-fn send(acks: &mpsc::UnboundedSender<Vec<CommitAck>>, mut answered: Vec<CommitAck>) {
-    match answered.pop() {
-        Some(ack) if answered.is_empty() => ack.send(),
-        Some(ack) => {
-            answered.push(ack);
-            let _ = acks.send(answered);
-        }
-        None => {}
-    }
+/// Sends a group's acks. The first one of each connection wakes its task. A thread that runs it takes longer to wake than to send
+/// the others.
+fn send(answered: Vec<CommitAck>) {
+    answered.into_iter().for_each(CommitAck::send);
 }
 
 fn log_stop(error: &Error) {
@@ -130,17 +131,12 @@ fn stopped_error(cause: &Error) -> Error {
 }
 
 /// Stops the writer after a log task has failed.
-fn stop_before_write(
-    shared: &CommitShared,
-    group: OpenGroup,
-    error: &Error,
-    acks: &mpsc::UnboundedSender<Vec<CommitAck>>,
-) -> Error {
+fn stop_before_write(shared: &CommitShared, group: OpenGroup, error: &Error) -> Error {
     log_stop(error);
     let mut state = shared.state.lock();
     state.writing = false;
     let answered = settle_unwritten(state, group, error);
-    send(acks, answered);
+    send(answered);
     error.clone()
 }
 
@@ -148,12 +144,13 @@ fn stop_before_write(
 fn settle(
     shared: &CommitShared,
     log: Box<Log>,
-    group: OpenGroup,
-    mark: UndoMark,
+    (group, mark, took): (OpenGroup, UndoMark, Duration),
     outcome: Result<(), AppendError>,
 ) -> Vec<CommitAck> {
     let mut state = shared.state.lock();
     state.writing = false;
+    let waiting = state.open.acks.len();
+    state.gathering.note((group.acks.len(), waiting), took);
     match outcome {
         Ok(()) => {
             let discarded = settle_durable(&mut state, &log, &group, mark);

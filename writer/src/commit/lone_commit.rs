@@ -2,8 +2,9 @@
 //!
 //! The committer's thread costs a commit two wake-ups of a thread, which take as long as a fast sync. They are worth it only if
 //! the sync is shared. So a request takes the log if nobody waits and the last group was one request, too: with more clients the
-//! committer collects groups. The sync blocks, so the thread first hands its other tasks to another thread; a disk that takes
-//! long delays no other call. What arrives meanwhile is the committer's next group.
+//! committer collects groups. The sync blocks, so the thread first hands its other tasks to another thread; what arrives there
+//! meanwhile is the committer's next group. The calls of the request's own connection wait for the sync, because they share its
+//! task. So a request takes the log only if the last write of a group was quick: on a slow disk, the committer writes.
 
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::storage::wal::appender::Log;
@@ -37,7 +38,7 @@ impl Drop for LostLog<'_> {
 impl LoneCommit {
     /// Takes the log and the open group if the group is one request that nobody else waits for.
     pub(super) fn take(state: &mut CommitState) -> Option<LoneCommit> {
-        let is_alone = state.is_lone
+        let is_alone = state.gathering.expects_one()
             && state.open.acks.len() == 1
             && state.log_tasks.is_empty()
             && state.fatal.is_none()

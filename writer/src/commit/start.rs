@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use crate::admission::Admission;
 use crate::admission::table::AdmittedTable;
 use crate::clock_guard::ClockGuard;
-use crate::commit::acks::CommitAck;
 use crate::commit::catalog::TableCatalog;
 use crate::commit::committer;
+use crate::commit::gathering::Gathering;
 use crate::commit::ingest_pipeline::IngestPipeline;
 use crate::commit::log_access::LogAccess;
 use crate::commit::pipeline::CommitPipeline;
@@ -34,13 +34,11 @@ pub(crate) struct CommitHandles {
     pub(crate) status: CommitStatus,
 }
 
-/// Starts the committer's thread. The committer sends acknowledgements to `acks`, one message a group, for a
-/// task of the runtime to deliver, and a message to `growth` when a snapshot may be due. Writes are refused
-/// while the log after the newest snapshots has more than `tail_limit` bytes.
+/// Starts the committer's thread. The committer sends a message to `growth` when a snapshot may be due. Writes are refused while
+/// the log after the newest snapshots has more than `tail_limit` bytes.
 pub(crate) fn start(
     log: Log,
     admission: Admission,
-    acks: mpsc::UnboundedSender<Vec<CommitAck>>,
     growth: mpsc::Sender<()>,
     (tail_limit, tasks): (u64, TaskPool),
     clock: Arc<ClockGuard>,
@@ -58,7 +56,7 @@ pub(crate) fn start(
     };
     let thread = std::thread::Builder::new()
         .name("driftdb-commit".to_owned())
-        .spawn(move || committer::run(&shared, &acks))
+        .spawn(move || committer::run(&shared))
         .map_err(|e| Error::io("cannot start the committer's thread", &e))?;
     Ok((handles, thread))
 }
@@ -79,7 +77,7 @@ fn initial_state(log: Log, mut admission: Admission) -> CommitState {
         admission,
         open: OpenGroup::default(),
         log: Some(Box::new(log)),
-        is_lone: false,
+        gathering: Gathering::default(),
         fatal: None,
         log_tasks: Vec::new(),
         tail_bytes: tails.values().map(|tail| tail.bytes).sum(),

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::admission::{Admission, CommitReceipt};
 use crate::clock_guard::ClockGuard;
 use crate::commit::acks::{CommitAck, PendingAck};
+use crate::commit::gathering::Gathering;
 use crate::errors::shutting_down;
 use crate::tasks::TaskPool;
 
@@ -74,8 +75,7 @@ pub(super) struct CommitState {
     pub(super) open: OpenGroup,
     /// The log, while nobody writes to it.
     pub(super) log: Option<Box<Log>>,
-    /// Whether the last group was the commit of one request.
-    pub(super) is_lone: bool,
+    pub(super) gathering: Gathering,
     /// Why the committer ends: what a group met.
     pub(super) fatal: Option<Error>,
     pub(super) log_tasks: Vec<LogTask>,
@@ -177,8 +177,18 @@ impl CommitState {
 
     /// Whether the committer sleeps although there is work for it. Whoever holds the log looks at the work when it is done.
     pub(super) fn must_wake_committer(&self) -> bool {
-        let has_work = !(self.open.acks.is_empty() && self.log_tasks.is_empty());
-        self.fatal.is_some() || self.log.is_some() && (has_work || self.closing)
+        self.fatal.is_some() || self.log.is_some() && (self.has_work() || self.closing) && !self.gathers()
+    }
+
+    /// Whether anything waits to be done with the log.
+    pub(super) fn has_work(&self) -> bool {
+        !(self.open.acks.is_empty() && self.log_tasks.is_empty())
+    }
+
+    /// Whether the committer waits for more requests: then it wakes when its time is over, if not before.
+    pub(super) fn gathers(&self) -> bool {
+        let may_wait = self.log_tasks.is_empty() && !self.closing && self.fatal.is_none();
+        may_wait && self.gathering.waits_for(self.open.acks.len(), || self.open_group_bytes())
     }
 
     /// The snapshot files that admission reads of a table, or `None` if no table has the id.

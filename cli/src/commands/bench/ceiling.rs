@@ -38,13 +38,12 @@ pub(crate) async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
     if let Some(address) = listener.address() {
         out.print_text(&format!("listening on {address}\n"))?;
     }
-    let service = StubWriter(CeilingServer { log });
-    let mut routes = tonic::service::Routes::builder();
-    routes.add_service(WriterServiceServer::new(service).max_decoding_message_size(limits::REQUEST_BYTES));
+    let service = WriterServiceServer::new(StubWriter(CeilingServer { log }));
+    let service = service.max_decoding_message_size(limits::REQUEST_BYTES);
     let health = server::health::<WriterServiceServer<StubWriter<CeilingServer>>>(shutdown.clone()).await;
     let memory = MemoryBudget::new(limits::REQUEST_MEMORY_BYTES);
     let resources = ServerResources { memory, limits: ServerLimits::default() };
-    Ok(server::serve(listener, routes, health, resources, shutdown).await?)
+    Ok(server::serve(listener, service, health, resources, shutdown).await?)
 }
 
 /// An append to the log, and the channel for its acknowledgement.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUse};
@@ -20,6 +19,7 @@ use crate::service::server::descriptors;
 use crate::service::server::listener::Listener;
 use crate::service::server::resources::ServerResources;
 use crate::service::server::security::Security;
+use crate::service::server::services::ServerServices;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ const STALL_CHECK: Duration = Duration::from_secs(10);
 
 /// Accepts and serves connections.
 pub struct Acceptor {
-    routes: Routes,
+    services: ServerServices,
     security: Arc<Security>,
     budget: Arc<MemoryBudget>,
     connections: Arc<Connections>,
@@ -52,15 +52,15 @@ fn connections_with_tls(budget: &MemoryBudget) -> usize {
 }
 
 impl Acceptor {
-    /// Serves `routes` with `resources`.
-    pub fn new(routes: Routes, resources: ServerResources, security: Arc<Security>) -> Acceptor {
+    /// Serves `services` with `resources`.
+    pub fn new(services: ServerServices, resources: ServerResources, security: Arc<Security>) -> Acceptor {
         let ServerResources { memory: budget, limits } = resources;
         let mut limit = descriptors::connections();
         if security.tls.is_some() {
             limit = limit.min(connections_with_tls(&budget));
         }
         Acceptor {
-            routes,
+            services,
             security,
             connections: Connections::new(Arc::clone(&budget), limit, limits),
             budget,
@@ -130,7 +130,7 @@ impl Acceptor {
     ) {
         match self.connections.admit(peer) {
             Some(place) => {
-                let served = (self.routes.clone(), Arc::clone(&self.security));
+                let served = (self.services.clone(), Arc::clone(&self.security));
                 tasks.spawn(serve_connection(stream, place, served, ending.clone()));
             }
             None => {

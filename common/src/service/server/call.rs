@@ -11,8 +11,6 @@ use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::service::Routes;
 
 use crate::error::{Error, Reason, Result};
 use crate::service::access::caller::Caller;
@@ -20,9 +18,11 @@ use crate::service::access::control::AccessControl;
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
 use crate::service::server::clients::ClientId;
+use crate::service::server::connection_calls::CallQueue;
 use crate::service::server::connections::ConnectionState;
 use crate::service::server::peer::Peer;
 use crate::service::server::request_body::RequestBody;
+use crate::service::server::services::{ServerServices, ServiceFuture};
 use crate::service::status::to_status;
 
 /// Health checks have no rate: whoever watches a daemon must not take a busy one for a dead one.
@@ -34,8 +34,9 @@ const HEADER_OVERHEAD_BYTES: usize = 64;
 
 /// Serves the calls of one connection.
 pub struct CallService {
-    routes: Routes,
+    services: ServerServices,
     connection: Arc<ConnectionState>,
+    calls: CallQueue,
     peer: Arc<Peer>,
     access: Arc<AccessControl>,
     /// Why every call is refused, if it is.
@@ -43,14 +44,14 @@ pub struct CallService {
 }
 
 impl CallService {
-    /// Serves calls of a client with `routes`.
+    /// Serves calls of a client with `services`, and announces them to `calls`.
     pub fn new(
-        routes: Routes,
-        connection: Arc<ConnectionState>,
+        services: ServerServices,
+        (connection, calls): (Arc<ConnectionState>, CallQueue),
         peer: Arc<Peer>,
         access: Arc<AccessControl>,
     ) -> CallService {
-        CallService { routes, connection, peer, access, refused: None }
+        CallService { services, connection, calls, peer, access, refused: None }
     }
 
     /// Refuses every call, if there is a reason.
@@ -71,8 +72,14 @@ impl HyperService<Request<Incoming>> for CallService {
         }
         match self.admit(&mut request) {
             Ok(memory) => {
-                let routes = self.routes.clone();
-                Box::pin(async move { Ok(serve(routes, request, memory).await) })
+                self.calls.announce(&memory);
+                let timeout = timeout(request.headers());
+                let may_pause = request.uri().path().starts_with(REFLECTION);
+                let body = |body| Body::new(RequestBody::new(body, memory.clone(), may_pause));
+                let mut request = request.map(body);
+                request.extensions_mut().insert(memory.clone());
+                let handler = self.services.call(request);
+                Box::pin(async move { Ok(serve(handler, timeout, memory).await) })
             }
             Err(error) => Box::pin(std::future::ready(Ok(refusal(to_status(error))))),
         }
@@ -100,12 +107,12 @@ impl CallService {
     }
 }
 
-async fn serve(mut routes: Routes, request: Request<Incoming>, memory: CallMemory) -> Response<AnswerBody> {
-    let timeout = timeout(request.headers());
-    let may_pause = request.uri().path().starts_with(REFLECTION);
-    let mut request = request.map(|body| Body::new(RequestBody::new(body, memory.clone(), may_pause)));
-    request.extensions_mut().insert(memory.clone());
-    let handler = routes.call(request);
+/// Runs the handler of a call until it has an answer, or until the time of the call is over.
+async fn serve(
+    handler: ServiceFuture,
+    timeout: Option<Duration>,
+    memory: CallMemory,
+) -> Response<AnswerBody> {
     let handled = match timeout {
         Some(timeout) => match tokio::time::timeout(timeout, handler).await {
             Ok(handled) => handled,

@@ -15,6 +15,8 @@ use crate::service::server::connections::ConnectionState;
 
 /// Memory that an open call takes besides its headers and messages: its task, its stream and its buffers.
 const CALL_BYTES: u64 = 4 << 10;
+/// The memory of a request, received and decoded, that takes long to decode.
+const LONG_REQUEST_BYTES: u64 = 256 << 10;
 
 /// Resolves once memory is free.
 pub type WaitForMemory = Pin<Box<dyn Future<Output = MemoryPermit> + Send>>;
@@ -159,6 +161,14 @@ impl CallMemory {
     /// before a message is computed. Without it, a message that finds no memory ends the call.
     pub fn compute_on_demand(&self) {
         self.0.is_computed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the call may keep others from a core: its request is large, it takes message after message, or it computes its
+    /// answer message by message.
+    pub(super) fn is_long(&self) -> bool {
+        self.waits_for_messages()
+            || self.is_computed_on_demand()
+            || self.0.request.lock().bytes() > self.0.base + LONG_REQUEST_BYTES
     }
 
     /// Whether the handler has called [`CallMemory::compute_on_demand`].

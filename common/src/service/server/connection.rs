@@ -12,11 +12,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::limits;
 use crate::memory::{MemoryPermit, MemoryUse};
@@ -24,9 +23,11 @@ use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
 use crate::service::server::connection_age::{AgeEvent, ConnectionAge};
+use crate::service::server::connection_calls::{CallQueue, RunningConnection};
 use crate::service::server::connections::{ConnectionPlace, ConnectionState};
 use crate::service::server::handshake::{GreetedConnection, TLS_RECORD, greet};
 use crate::service::server::security::Security;
+use crate::service::server::services::ServerServices;
 
 /// The bytes of the HTTP/2 preface and of the header of the SETTINGS frame that follows it.
 const HANDSHAKE_BYTES: usize = 24 + 9;
@@ -54,7 +55,7 @@ static UNEXPECTED_TLS: LogThrottle = LogThrottle::new();
 pub async fn serve_connection(
     stream: Connection,
     place: ConnectionPlace,
-    (routes, security): (Routes, Arc<Security>),
+    (services, security): (ServerServices, Arc<Security>),
     stopping: CancellationToken,
 ) {
     let state = &place.state;
@@ -73,8 +74,10 @@ pub async fn serve_connection(
     let Some(GreetedConnection { stream, peer, mut certificate, refused }) = greeted else { return };
     let stream = CountedStream { stream, read: 0, turn: 0, state: Arc::clone(state), linger: None };
     let access = Arc::clone(&security.access);
-    let service = CallService::new(routes, Arc::clone(state), peer, access).refusing(refused);
-    let mut serving = pin!(server().serve_connection(TokioIo::new(stream), service));
+    let calls = CallQueue::default();
+    let service = CallService::new(services, (Arc::clone(state), calls.clone()), peer, access);
+    let http = server(calls.clone()).serve_connection(TokioIo::new(stream), service.refusing(refused));
+    let mut serving = RunningConnection::new(http, calls);
     let mut age = ConnectionAge::new(state.clients.limits());
     let mut refusal = pin!(async {
         match (tls, &mut certificate) {
@@ -99,23 +102,23 @@ pub async fn serve_connection(
                     return;
                 }
                 if state.idle_time().is_some_and(|idle| idle >= IDLE) {
-                    serving.as_mut().graceful_shutdown();
+                    serving.http().graceful_shutdown();
                 }
                 check.as_mut().reset(Instant::now() + IDLE / 4);
             }
             event = age.next() => match event {
-                AgeEvent::Old => serving.as_mut().graceful_shutdown(),
+                AgeEvent::Old => serving.http().graceful_shutdown(),
                 AgeEvent::GraceOver => state.ending.cancel(),
                 AgeEvent::Over => return,
             },
             () = stopping.cancelled(), if !is_stopping => {
                 is_stopping = true;
-                serving.as_mut().graceful_shutdown();
+                serving.http().graceful_shutdown();
             }
             why = &mut refusal, if !is_refused => {
                 is_refused = true;
                 tracing::info!(peer = ?state.peer(), "ended a connection: {why}");
-                serving.as_mut().graceful_shutdown();
+                serving.http().graceful_shutdown();
                 cut.as_mut().reset(Instant::now() + REFUSED_GRACE);
             }
             () = &mut cut, if is_refused => return,
@@ -129,10 +132,12 @@ fn reserve_tls(state: &ConnectionState) -> Result<MemoryPermit, ()> {
     reserved.map_err(|error| tracing::debug!(%error, "closed a new connection"))
 }
 
-fn server() -> http2::Builder<TokioExecutor> {
-    let mut server = http2::Builder::new(TokioExecutor::new());
+fn server(calls: CallQueue) -> http2::Builder<CallQueue> {
+    let mut server = http2::Builder::new(calls);
     server
         .timer(TokioTimer::new())
+        // No gRPC client reads the date.
+        .auto_date_header(false)
         .max_concurrent_streams(limits::CALLS_PER_CONNECTION)
         .max_header_list_size(limits::HEADER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
