@@ -136,7 +136,9 @@ impl RecentRequests {
 
     fn hash(&self, id: &str) -> IdHash {
         let hash = xxh3_128_with_seed(id.as_bytes(), self.seed);
-        IdHash { high: (hash >> 64) as u64, low: hash as u64 }
+        let halves = [hash >> 64, hash & u128::from(u64::MAX)];
+        let [high, low] = halves.map(|half| u64::try_from(half).unwrap_or(u64::MAX));
+        IdHash { high, low }
     }
 
     /// Removes a request from the tables, if its number is one of those asked for.
@@ -152,7 +154,7 @@ impl RecentRequests {
 
 /// The table of a hash. The other half of the hash chooses the place within the table.
 fn table_of(id: IdHash) -> usize {
-    id.high as usize % TABLES
+    usize::try_from(id.high % TABLES as u64).unwrap_or(0)
 }
 
 /// The requests in the order of their commits, each with a number that never changes.
@@ -291,7 +293,7 @@ mod tests {
                     requests.remove_after(seq);
                     model.retain(|(_, at)| at.seq <= seq);
                 }
-                let id = request(&random(15_000).to_string(), (random(2)) as u8);
+                let id = request(&random(15_000).to_string(), u8::from(random(2) == 1));
                 let known = model.iter().rev().find(|(known, _)| known.id == id.id);
                 let expected = match known {
                     None => RequestMatch::New,
