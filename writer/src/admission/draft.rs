@@ -18,7 +18,7 @@ use driftdb_common::table::schema::Schema;
 use driftdb_common::table::state;
 
 use crate::admission::boundaries::DraftBoundary;
-use crate::admission::made_keys;
+use crate::admission::made_keys::{self, MadeKey};
 use crate::admission::read_rows::ReadRows;
 use crate::admission::row_key::row_key;
 use crate::admission::table::AdmittedTable;
@@ -309,6 +309,24 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// The keys that were made for the operations of a commit. `first` is the position of the commit's first operation in its request.
+pub(crate) fn made_keys_of(operations: &[DraftOperation], first: u32) -> Vec<MadeKey> {
+    if !operations.iter().any(|operation| operation.made_key().is_some()) {
+        return Vec::new();
+    }
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let mut made = Vec::new();
+    for (index, operation) in (first..).zip(operations) {
+        let table = operation.operation.table.as_str();
+        let count = counts.entry(table).or_default();
+        if let Some(key) = operation.made_key() {
+            made.push(MadeKey { index, table: table.to_owned(), in_table: *count, key: key.clone() });
+        }
+        *count += 1;
+    }
+    made
 }
 
 /// Merges a patch into a row.

@@ -7,8 +7,6 @@
 //!
 //! Nothing besides the row remembers the key. A request that is repeated asks the table's history which keys its commit inserted.
 
-use std::collections::HashMap;
-
 use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
@@ -16,8 +14,6 @@ use driftdb_common::format::path::Path;
 use driftdb_common::table::operation::{Action, Operation};
 use driftdb_common::table::schema::Schema;
 use uuid::Uuid;
-
-use crate::admission::draft::DraftOperation;
 
 /// A key that the writer made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,24 +37,6 @@ pub(super) fn make(schema: &Schema, operation: &mut Operation) -> Result<Option<
     let key = Uuid::now_v7().hyphenated().to_string();
     let with_key = document.with_first_field(&schema.primary_key, &key)?;
     Ok(Some(std::mem::replace(document, with_key)))
-}
-
-/// The keys that were made for the operations of a commit. `first` is the position of the commit's first operation in its request.
-pub(crate) fn of_commit(operations: &[DraftOperation], first: u32) -> Vec<MadeKey> {
-    if !operations.iter().any(|operation| operation.made_key().is_some()) {
-        return Vec::new();
-    }
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    let mut made = Vec::new();
-    for (index, operation) in (first..).zip(operations) {
-        let table = operation.operation.table.as_str();
-        let count = counts.entry(table).or_default();
-        if let Some(key) = operation.made_key() {
-            made.push(MadeKey { index, table: table.to_owned(), in_table: *count, key: key.clone() });
-        }
-        *count += 1;
-    }
-    made
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use driftdb_common::limits;
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::draft::{Draft, DraftConditions, DraftOperation, KnownTables};
-use crate::admission::made_keys::{self, MadeKey};
+use crate::admission::draft::{Draft, DraftConditions, DraftOperation, KnownTables, made_keys_of};
+use crate::admission::made_keys::MadeKey;
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::read_rows::ReadRows;
@@ -331,7 +331,7 @@ fn admit_commits(
             }
         } else {
             match commit.and_then(|operations| {
-                let made = made_keys::of_commit(&operations, if rules.atomic { 0 } else { last });
+                let made = made_keys_of(&operations, if rules.atomic { 0 } else { last });
                 let conditions = std::mem::take(conditions);
                 prepare_commit((state, clock), context, last, (operations, conditions, rows))
                     .map(|commit| commit.map(|commit| (commit, made)))

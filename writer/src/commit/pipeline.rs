@@ -7,8 +7,8 @@ use driftdb_common::format::event::RequestId;
 use driftdb_common::service::access::caller::Caller;
 use driftdb_common::table::operation::SchemaChange;
 
-use crate::admission::draft::{Draft, DraftConditions};
-use crate::admission::made_keys::{self, MadeKey};
+use crate::admission::draft::{Draft, DraftConditions, made_keys_of};
+use crate::admission::made_keys::MadeKey;
 use crate::admission::missing::MissingWork;
 use crate::admission::schema_changes::{check_schema_change, makes_new_table};
 use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
@@ -114,7 +114,7 @@ impl CommitPipeline {
             return Ok(Err(missing));
         }
         let Draft { operations, conditions, rows } = draft;
-        let made = made_keys::of_commit(operations, 0);
+        let made = made_keys_of(operations, 0);
         let (operations, conditions) = (std::mem::take(operations), std::mem::take(conditions));
         let change = AdmissibleChange::Rows { operations, conditions, rows };
         let CommitState { admission, open, .. } = &mut *state;
