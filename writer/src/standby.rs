@@ -106,7 +106,8 @@ impl WaitingWriter {
             memory: MemoryBudget::new(self.config.request_memory),
             limits: self.config.client_limits.clone(),
         };
-        let refusing = tokio::spawn(server::serve(waiting_listener, service, health, resources, over.clone()));
+        let refusing =
+            tokio::spawn(server::serve(waiting_listener, service, health, resources, over.clone()));
         let outcome = self.wait(&shutdown).await;
         // The connections close, so clients connect again and reach the writer. Connections that stay open, such
         // as a health stream, are not waited for.

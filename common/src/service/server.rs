@@ -75,8 +75,8 @@ pub async fn serve<S: OwnService, H: Health>(
     let reflection = descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1alpha().map_err(|e| internal(&e))?;
     routes.add_service(InterceptedService::new(reflection, require_principal));
     let services = ServerServices::new(own, routes.routes().prepare());
-    let serving = Acceptor::new(services, resources, Arc::clone(listener.security()))
-        .run(listener, shutdown.clone());
+    let serving =
+        Acceptor::new(services, resources, Arc::clone(listener.security())).run(listener, shutdown.clone());
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;
