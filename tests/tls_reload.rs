@@ -192,9 +192,6 @@ async fn a_bad_file_keeps_the_former_ones_and_is_named_until_it_is_mended() {
     ] {
         let good = text(path);
         put(path, &bad);
-        // Clients read the file of CAs, too.
-        let cas = cluster.dir.path().join("trusted.pem");
-        put(&cas, &cluster.ca.pem);
         let began = Instant::now();
         let problem = loop {
             // A new connection each time: the former files serve it.

@@ -138,6 +138,8 @@ mod tests {
 
     use super::*;
     use crate::memory::MemoryBudget;
+    use crate::service::limit_options::ServerLimits;
+    use crate::service::server::clients::ClientId;
     use crate::service::server::connections::Connections;
 
     /// Ends when `over` does.
@@ -201,8 +203,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_call_goes_on_in_a_task_of_its_own() {
-        let place = Connections::new(MemoryBudget::new(1 << 20), 1).admit(None).unwrap();
-        let memory = CallMemory::open(&place.state, 0).unwrap();
+        let place = Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default());
+        let place = place.admit(None).unwrap();
+        let memory = CallMemory::open(&place.state, ClientId::at(None), 0).unwrap();
         let calls = CallQueue::default();
         let (end, running) = connection(&calls);
         let (go_on, goes_on) = oneshot::channel::<()>();

@@ -146,7 +146,7 @@ mod tests {
         let (parts, count) = (TaskParts::<2>::new(), Arc::<WakeCount>::default());
         let mut wakers = vec![Waker::noop().clone(); 2];
         assert_eq!(turn(&parts, &count, |part, waker| wakers[part] = waker.clone()), [0, 1]);
-        assert_eq!(turn(&parts, &count, |_, _| {}), []);
+        assert_eq!(turn(&parts, &count, |_, _| {}), Vec::<usize>::new());
         (0..3).for_each(|_| wakers[1].wake_by_ref());
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert_eq!(turn(&parts, &count, |_, _| {}), [1]);
