@@ -138,9 +138,9 @@ mod tests {
 
     use super::*;
     use crate::memory::MemoryBudget;
-    use crate::service::limit_options::ServerLimits;
     use crate::service::server::clients::ClientId;
     use crate::service::server::connections::Connections;
+    use crate::service::server::limit_options::ServerLimits;
 
     /// Ends when `over` does.
     fn connection(calls: &CallQueue) -> (oneshot::Sender<()>, RunningConnection<oneshot::Receiver<()>>) {
