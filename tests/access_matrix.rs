@@ -58,8 +58,11 @@ struct Row {
     what: &'static str,
     need: Need,
     /// The message, for a caller.
-    message: Box<dyn Fn(&str) -> Vec<u8>>,
+    message: Box<MessageOf>,
 }
+
+/// The bytes of a message, for a caller.
+type MessageOf = dyn Fn(&str) -> Vec<u8>;
 
 fn row<M: Message>(
     method: &'static str,
@@ -137,6 +140,9 @@ fn writer_rows() -> Vec<Row> {
             deep: false,
         }),
         row("driftdb.v1.WriterService/Verify", "all", Need::Database, |_| v1::VerifyRequest::default()),
+        row("driftdb.v1.WriterService/FindCommit", "", Need::Principal, |caller| v1::FindCommitRequest {
+            made_by: Some(v1::find_commit_request::MadeBy::RequestId(format!("of {caller}"))),
+        }),
         row("driftdb.v1.WriterService/ConfirmClock", "", Need::Database, |_| {
             v1::ConfirmClockRequest::default()
         }),

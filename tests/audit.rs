@@ -61,7 +61,7 @@ impl AuditedCluster {
 #[tokio::test]
 async fn every_decision_has_its_line() {
     let app = principal("app", "write orders");
-    let mut audited = AuditedCluster::start(&[app.clone()]);
+    let mut audited = AuditedCluster::start(std::slice::from_ref(&app));
     let AuditedCluster { cluster, writer_log, reader_log } = &mut audited;
     let last = cluster.fill(&["orders", "hidden"]).await;
     let mut writer = cluster.writer_as("app").await;

@@ -48,7 +48,7 @@ impl Flooded {
     }
 
     /// The daemon serves others, on the connection that they have and on a new one, and has not grown.
-    async fn is_well(mut self) {
+    async fn expect_well(mut self) {
         for _ in 0..2 {
             let tables = self.cluster.reader.list_tables(v1::ListTablesRequest::default()).await.unwrap();
             assert_eq!(tables.into_inner().tables.len(), 1);
@@ -71,7 +71,7 @@ async fn calls_that_are_reset_at_once_end_the_connection() {
     let (taken, end) = flooded.flood(frames, 1000).await;
     assert!(taken < 1000, "100000 resets were taken");
     assert!(end.is_closed && end.goaway.is_none_or(|code| code == CALM), "{end:?}");
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }
 
 /// CVE-2025-8671, RUSTSEC-2024-0003: a client makes the daemon reset the streams, by frames that break the rules.
@@ -91,7 +91,7 @@ async fn resets_that_a_client_provokes_end_the_connection() {
     let (taken, end) = flooded.flood(frames, 1000).await;
     assert!(taken < 1000, "100000 resets were made");
     assert!(end.is_closed, "{end:?}");
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }
 
 /// RUSTSEC-2024-0332: headers that never end.
@@ -110,7 +110,7 @@ async fn headers_without_an_end_end_the_connection() {
     assert!(taken < 10_000, "80 MB of headers were taken");
     let codes = [CALM, COMPRESSION, PROTOCOL, FRAME_SIZE];
     assert!(end.is_closed && end.goaway.is_none_or(|code| codes.contains(&code)), "{end:?}");
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }
 
 /// The same with frames that contain nothing, which no limit of bytes would notice.
@@ -126,7 +126,7 @@ async fn empty_continuations_end_the_connection() {
     };
     let (taken, end) = flooded.flood(frames, 10_000).await;
     assert!(taken < 10_000 && end.is_closed, "{taken} {end:?}");
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }
 
 /// CVE-2019-9516 and others: a call with more headers than the daemon takes is refused, and costs no more than that.
@@ -141,7 +141,7 @@ async fn a_call_with_too_many_headers_is_refused() {
     let (_, end) = flooded.flood(frames, 1000).await;
     // HTTP/2 counts 32 bytes more for each header. Each call got a response with 431, or the connection ended.
     assert!(end.is_closed || end.goaway.is_none(), "{end:?}");
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }
 
 /// CVE-2019-9518, and the fixes of h2 0.4.16 to 0.4.19: frames of data without data, or with a byte each.
@@ -158,7 +158,7 @@ async fn tiny_frames_of_data_end_the_connection() {
         };
         let (taken, end) = flooded.flood(frames, 10_000).await;
         assert!(taken < 10_000 && end.is_closed, "{taken} {end:?}");
-        flooded.is_well().await;
+        flooded.expect_well().await;
     }
 }
 
@@ -175,7 +175,7 @@ async fn answers_that_nobody_reads_do_not_pile_up() {
             sent += 1;
         }
         assert!(sent < 2000, "20000000 frames were answered");
-        flooded.is_well().await;
+        flooded.expect_well().await;
     }
 }
 
@@ -185,7 +185,7 @@ async fn pings_and_settings_are_answered_or_end_the_connection() {
     for answered in [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[]), frame(22, 0, 0, &[1; 64])] {
         let flooded = Flooded::start().await;
         flooded.flood(|| answered.repeat(100), 500).await;
-        flooded.is_well().await;
+        flooded.expect_well().await;
     }
 }
 
@@ -207,7 +207,7 @@ async fn a_window_that_stays_closed_holds_no_answers_beyond_the_memory() {
     for _ in 0..20 {
         assert!(connection.exchange(&windows).await);
     }
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }
 
 /// More calls than one connection may have open.
@@ -221,5 +221,5 @@ async fn a_connection_has_1024_calls_at_most() {
     let refused: Vec<u32> =
         end.resets.iter().filter(|(_, code)| *code == REFUSED).map(|(id, _)| *id).collect();
     assert_eq!(refused, stream_ids().skip(1024).take(76).collect::<Vec<_>>(), "{end:?}");
-    flooded.is_well().await;
+    flooded.expect_well().await;
 }

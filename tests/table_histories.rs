@@ -313,11 +313,11 @@ impl Run {
             let floor = self.model.floors.entry(id).or_default();
             *floor = seq.max(*floor);
             // No commit tells a reader of a floor: it sees the floor in HEAD soon.
-            let below = (0..*floor).filter_map(|seq| {
+            let mut below = (0..*floor).filter_map(|seq| {
                 let (name, _) = self.model.at(seq).iter().find(|(_, table)| table.id == id)?;
                 Some(format!("SELECT * FROM {name} AS OF @seq:{seq}"))
             });
-            let Some(statement) = below.last() else { continue };
+            let Some(statement) = below.next_back() else { continue };
             let deadline = Instant::now() + Duration::from_secs(30);
             while ask(&mut self.cluster.reader, &statement, self.model.seq()).await.is_ok() {
                 assert!(Instant::now() < deadline, "{statement} is not refused after a compaction");

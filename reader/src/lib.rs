@@ -35,6 +35,7 @@ mod page_step;
 mod page_token;
 mod paged_stream;
 mod read_point;
+mod reader_status;
 mod readiness;
 mod reads;
 mod replica;

@@ -34,7 +34,7 @@ use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::page_token::{page_start, page_token};
 use crate::paged_stream::{stream_pages, stream_pages_after};
-use crate::read_point::ReadPoint;
+use crate::reader_status::read_status;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
 use crate::reads::history::{CommitPage, CommitPages, DriftQuery};
@@ -327,43 +327,6 @@ impl ReaderRpc {
         let last_history_lost = if self.caller.is_admin() { last } else { String::new() };
         Ok(v1::ReaderServiceStatusResponse { histories_lost, last_history_lost, ..status })
     }
-}
-
-/// The state of the reader. Of what names files or tables, each caller sees what it may read, and an administrator all.
-fn read_status(context: &RequestContext, caller: &Caller) -> Result<v1::ReaderServiceStatusResponse> {
-    let RequestContext { replica, files, compute, .. } = context;
-    let applied = replica.applied();
-    let point = ReadPoint { seq: applied.seq, applied };
-    let tables = point.applied.tables_for(caller);
-    let header = point.header(replica, tables.clone())?;
-    let memtables = tables.map(|table| Arc::clone(&table.state().memtable));
-    let is_admin = caller.is_admin();
-    let load = compute.load();
-    Ok(v1::ReaderServiceStatusResponse {
-        lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
-        header: Some(header),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        lag: replica.lag().try_into().ok(),
-        watchers: replica.subscriptions().count() as u64,
-        cache_bytes: files.cache.used_bytes(),
-        cache_limit_bytes: files.cache.budget(),
-        memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
-        memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
-        writer_address: context.writer_address(),
-        memory: convert::memory_to_wire(&context.memory),
-        damaged_files: is_admin
-            .then(|| convert::damaged_files_to_wire(replica.damaged_files()))
-            .unwrap_or_default(),
-        problems: is_admin.then(|| replica.problems()).unwrap_or_default(),
-        security: Some(context.security.to_wire(caller)),
-        // The server adds what was lost.
-        histories_lost: 0,
-        last_history_lost: String::new(),
-        queries: load.queries as u64,
-        queries_running: load.lane.running as u64,
-        queries_waiting: load.lane.waiting as u64,
-        queries_refused: load.refused as u64,
-    })
 }
 
 /// What a Select asks for, decoded.

@@ -71,10 +71,11 @@ async fn call(writer: &str, reader: &str, notes: &Mutex<HonestCalls>, is_over: &
             let document = format!(r#"{{"id":"honest","n":{n}}}"#);
             apply(&mut writer, vec![put("t", document)]).await.map(|_| ())
         };
-        let mut noted = notes.lock().unwrap();
-        noted.times.push(start.elapsed());
-        noted.failures.extend(ended.err());
-        drop(noted);
+        {
+            let mut noted = notes.lock().unwrap();
+            noted.times.push(start.elapsed());
+            noted.failures.extend(ended.err());
+        }
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// A file of the operator, as it was read.
 #[derive(Debug)]
-pub struct FileContent {
+pub struct WatchedFile {
     /// Where it is.
     pub path: PathBuf,
     /// What is in it.
@@ -35,14 +35,14 @@ pub struct FileContent {
 }
 
 /// What is made of the files, such as a TLS configuration.
-type Load<T> = dyn Fn(&[FileContent]) -> Result<T> + Send + Sync;
+type FileDecoder<T> = dyn Fn(&[WatchedFile]) -> Result<T> + Send + Sync;
 
 /// A value that is made of some files, and made again when one of them changes.
 pub struct ReloadedFiles<T> {
     /// What the files are, for messages: `the TLS files`.
     what: &'static str,
     paths: Vec<PathBuf>,
-    load: Box<Load<T>>,
+    load: Box<FileDecoder<T>>,
     current: ArcSwap<T>,
     /// Counts the values: each sends the next number.
     version: watch::Sender<u64>,
@@ -71,7 +71,7 @@ impl<T: Send + Sync + 'static> ReloadedFiles<T> {
     pub fn open(
         what: &'static str,
         paths: Vec<PathBuf>,
-        load: impl Fn(&[FileContent]) -> Result<T> + Send + Sync + 'static,
+        load: impl Fn(&[WatchedFile]) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Arc<ReloadedFiles<T>>> {
         let contents = read_all(&paths)?;
         let first = load(&contents)?;
@@ -149,8 +149,8 @@ impl<T: Send + Sync + 'static> ReloadedFiles<T> {
     }
 }
 
-fn read_all(paths: &[PathBuf]) -> Result<Vec<FileContent>> {
-    paths.iter().map(|path| Ok(FileContent { path: path.clone(), bytes: read(path)? })).collect()
+fn read_all(paths: &[PathBuf]) -> Result<Vec<WatchedFile>> {
+    paths.iter().map(|path| Ok(WatchedFile { path: path.clone(), bytes: read(path)? })).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -169,7 +169,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Differs if the files differ, or if they cannot be read for another reason. The files themselves are not kept: one may be a key.
-fn fingerprint(contents: &Result<Vec<FileContent>>) -> u128 {
+fn fingerprint(contents: &Result<Vec<WatchedFile>>) -> u128 {
     let mut hash = Xxh3Default::new();
     match contents {
         Ok(contents) => {

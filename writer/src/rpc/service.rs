@@ -535,9 +535,15 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::FindCommitRequest>,
     ) -> Result<Response<v1::FindCommitResponse>, Status> {
+        // Every caller may ask about ids of its own: those of others are other ids.
+        let caller = Caller::of(&request)?;
         let found = match request.into_inner().made_by {
-            Some(MadeBy::RequestId(id)) if !id.is_empty() => self.pipeline.commit_of_request(&id).await,
-            Some(MadeBy::ProducerId(id)) if !id.is_empty() => self.pipeline.commit_of_producer(&id).await,
+            Some(MadeBy::RequestId(id)) if !id.is_empty() => {
+                self.pipeline.commit_of_request(&caller.scoped_id(&id)).await
+            }
+            Some(MadeBy::ProducerId(id)) if !id.is_empty() => {
+                self.pipeline.commit_of_producer(&caller.scoped_id(&id)).await
+            }
             _ => {
                 let message = "the request names no commit; set request_id or producer_id";
                 Err(Error::new(Reason::ArgumentInvalid, message))
@@ -557,7 +563,11 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
         let caller = Caller::of(&request)?;
         let mut disk = disk_to_wire(self.status.disk());
-        if !caller.is_admin() {
+        let (mut damaged_files, mut problems) = Default::default();
+        if caller.is_admin() {
+            damaged_files = convert::damaged_files_to_wire(&self.health.damaged_files);
+            problems = self.health.problems();
+        } else {
             // It can name a file.
             disk.message.clear();
         }
@@ -582,11 +592,8 @@ impl WriterService for WriterRpc {
             clock_expected: clock.expected_ms().map(convert::time_to_wire),
             disk: Some(disk),
             memory: convert::memory_to_wire(&self.memory),
-            damaged_files: caller
-                .is_admin()
-                .then(|| convert::damaged_files_to_wire(&self.health.damaged_files))
-                .unwrap_or_default(),
-            problems: caller.is_admin().then(|| self.health.problems()).unwrap_or_default(),
+            damaged_files,
+            problems,
             security: Some(self.security.to_wire(&caller)),
         }))
     }

@@ -72,7 +72,7 @@ pub(crate) fn generation(number: u64) -> String {
 
 /// Answers the requests on standard input.
 pub(crate) fn run(args: &StoragePeerArgs, out: &mut Printer) -> CliResult {
-    let mut peer = Peer { dir: args.dir.clone(), lock: None, kept: None, notices: None };
+    let mut peer = CheckPeer { dir: args.dir.clone(), lock: None, kept: None, notices: None };
     for line in io::stdin().lock().lines() {
         let line = line?;
         let answer = match serde_json::from_str(&line) {
@@ -84,14 +84,14 @@ pub(crate) fn run(args: &StoragePeerArgs, out: &mut Printer) -> CliResult {
     Ok(())
 }
 
-struct Peer {
+struct CheckPeer {
     dir: PathBuf,
     lock: Option<Box<dyn File>>,
     kept: Option<Box<dyn File>>,
     notices: Option<FsEvents>,
 }
 
-impl Peer {
+impl CheckPeer {
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }

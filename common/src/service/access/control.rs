@@ -11,7 +11,7 @@ use crate::error::{Error, Reason, Result};
 use crate::service::access::audit::AuditLog;
 use crate::service::access::auth_file;
 use crate::service::access::rules::AccessRules;
-use crate::service::reloaded_file::{FileContent, ReloadedFiles};
+use crate::service::reloaded_file::{ReloadedFiles, WatchedFile};
 
 /// Who may do what, at a daemon. By default everyone may do everything.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl AccessControl {
 fn open_file(path: PathBuf, audit: AuditLog) -> Result<Arc<ReloadedFiles<AccessRules>>> {
     let is_first = AtomicBool::new(true);
     ReloadedFiles::open("the auth file", vec![path], move |contents| {
-        let loaded = contents.iter().map(|FileContent { path, bytes }| (path, auth_file::parse_bytes(bytes)));
+        let loaded = contents.iter().map(|WatchedFile { path, bytes }| (path, auth_file::parse_bytes(bytes)));
         let Some((path, rules)) = loaded.into_iter().next() else {
             return Err(Error::new(Reason::Internal, "no auth file was read"));
         };

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Reason, Result};
 use crate::service::log_throttle::LogThrottle;
 use crate::service::options::SecurityArgs;
-use crate::service::reloaded_file::{FileContent, ReloadedFiles};
+use crate::service::reloaded_file::{ReloadedFiles, WatchedFile};
 use crate::service::server::peer::PeerCertificate;
 
 /// The one protocol that is offered: HTTP/2, which gRPC needs.
@@ -179,9 +179,9 @@ fn open_files(paths: Vec<PathBuf>) -> Result<Arc<ReloadedFiles<TlsSettings>>> {
 }
 
 fn settings(
-    certificate: &FileContent,
-    key: &FileContent,
-    client_cas: Option<&FileContent>,
+    certificate: &WatchedFile,
+    key: &WatchedFile,
+    client_cas: Option<&WatchedFile>,
 ) -> Result<TlsSettings> {
     let provider = Arc::new(crypto::ring::default_provider());
     let failed = |what: &str, e: &dyn std::fmt::Display| {
@@ -223,7 +223,7 @@ fn settings(
 }
 
 /// The certificates of a file in PEM: at least one.
-fn certificates(file: &FileContent) -> Result<Vec<CertificateDer<'static>>> {
+fn certificates(file: &WatchedFile) -> Result<Vec<CertificateDer<'static>>> {
     let invalid = |why: String| {
         let message = format!("cannot use TLS: {}: {why}", file.path.display());
         Error::new(Reason::ArgumentInvalid, message)
