@@ -136,7 +136,7 @@ fn examples(help: &str) -> Vec<Vec<String>> {
     let (_, examples) = help.split_once("Examples:\n").unwrap();
     let commands = examples.lines().flat_map(|line| {
         let words = shell_words(line);
-        let parts = words.split(|word| ["&&", "|", ">"].contains(&word.as_str()));
+        let parts = words.split(|word| ["&&", "|", ">", ">>"].contains(&word.as_str()));
         parts.map(<[String]>::to_vec).collect::<Vec<_>>()
     });
     commands.filter(|words| words.first().is_some_and(|word| word == "driftctl")).collect()

@@ -99,7 +99,9 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
     let (header, tables) = all_tables_at(client, as_of).await?;
     let (dropped, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|info| info.dropped);
     let tables = selected(&args.table, tables)?;
-    let from_seq = if args.history { floor(&tables) } else { 0 };
+    // With -t, the history is about the named tables.
+    let dropped: Vec<_> = dropped.into_iter().filter(|_| args.table.is_empty()).collect();
+    let from_seq = if args.history { floor(&tables).max(floor(&dropped)) } else { 0 };
     let mut first = DumpHeader {
         driftdb_dump: VERSION,
         id: Uuid::new_v4().to_string(),
@@ -117,8 +119,7 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
     let created: Vec<u64> = tables.iter().map(|info| info.created_seq).collect();
     let mut dump = Dump { database, out, file, progress, made: DumpEnd::default() };
     if args.history {
-        // With -t, the history is about the named tables.
-        let dropped = dropped.into_iter().filter(|info| args.table.is_empty() && info.last_seq > from_seq);
+        let dropped = dropped.into_iter().filter(|info| info.last_seq > from_seq);
         let names = dropped.map(|info| info.table).chain(first.tables.iter().cloned());
         first.history_tables = names.collect::<BTreeSet<_>>().into_iter().collect();
     }

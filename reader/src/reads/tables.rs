@@ -107,13 +107,12 @@ fn listed_info(name: &str, timeline: &Arc<Timeline>, seq: u64) -> Option<v1::Tab
 
 /// A table that was dropped at or before a commit.
 fn dropped_info(name: &str, timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
-    // Fails if the table was not created by then.
-    timeline.schema_at(timeline.created_seq().min(seq))?;
     timeline.check_floor(seq)?;
     Ok(v1::TableInfo {
         table: name.to_owned(),
         created_seq: timeline.created_at(seq),
         last_seq: timeline.counts(seq)?.last_seq,
+        floor_seq: timeline.state().layers.floor().map_or(0, |floor| floor.seq),
         dropped: true,
         ..Default::default()
     })

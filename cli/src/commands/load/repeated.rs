@@ -12,8 +12,8 @@ use crate::testing::{driftctl, embedded, refused};
 const HISTORY: [&str; 11] = [
     "CREATE TABLE gone (pk=id)",
     "DROP TABLE gone",
-    r#"CREATE TABLE a (pk=id, RETAIN "90d")"#,
-    r#"ALTER TABLE a RETAIN "90d""#,
+    r#"CREATE TABLE a (pk=id, RETAIN "3650d")"#,
+    r#"ALTER TABLE a RETAIN "3650d""#,
     r#"UPSERT INTO a {"id":"x","n":1}"#,
     "CREATE TABLE b (pk=id)",
     "DROP TABLE a",
@@ -71,6 +71,22 @@ impl Dumped {
 async fn cut_off(to: &Path, args: &[&str]) {
     let (_, message) = refused(to, args).await;
     assert!(message.contains("is incomplete: it has no end"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_begins_after_the_history_that_a_dropped_table_has_lost() {
+    let history = [
+        "CREATE TABLE short (pk=id)",
+        r#"UPSERT INTO short {"id":"x"}"#,
+        "CREATE TABLE long (pk=id)",
+        r#"UPSERT INTO long {"id":"y","n":1}"#,
+        "DROP TABLE short",
+        r#"PATCH long KEY "y" SET {"n":2}"#,
+    ];
+    let dumped = Dumped::new(&history).await;
+    embedded(&dumped.path("from"), &["sql", "COMPACT short"]).await;
+    let lines = dumped.history_of("from").await;
+    assert!(lines[0].contains(r#""from_seq":5"#) && lines[2].contains(r#""n":1"#), "{lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -264,8 +264,11 @@ mod tests {
                     (read, turn) = (read + buf.filled().len(), turn + buf.filled().len());
                     assert!(turn <= BYTES_PER_TURN + (8 << 10), "{turn} bytes without a pause");
                 }
-                // Everything is there: only the turn is over.
-                Poll::Pending => (turns, turn) = (turns + 1, 0),
+                // Everything is there: only the turn is over, or that of this task.
+                Poll::Pending => {
+                    (turns, turn) = (turns + 1, 0);
+                    tokio::task::yield_now().await;
+                }
             }
         }
         assert!(turns >= SENT / BYTES_PER_TURN - 1 && place.state.is_established());
