@@ -113,7 +113,7 @@ impl LayerMap {
         image.into_iter().chain(deltas.map(|delta| (delta, false)))
     }
 
-    /// A scan over what happened up to commit `last`, from a sort key on: see [`LayerMap::history_layers`].
+    /// A scan over what happened up to commit `last`, from a sort key on: see `LayerMap::history_layers`.
     pub fn history_scan(&self, after: u64, last: u64, start: &[u8]) -> Result<LayerHistoryScan> {
         let layers = self.history_layers(after, last);
         let layers = layers.map(|(layer, is_image)| LayerRows::open(layer, is_image, start));
@@ -122,7 +122,7 @@ impl LayerMap {
         Ok(LayerHistoryScan { layers, covered, last: EventId::end_of(last) })
     }
 
-    /// Lookups of what happened to single rows up to commit `last`: see [`LayerMap::history_layers`].
+    /// Lookups of what happened to single rows up to commit `last`: see `LayerMap::history_layers`.
     pub fn history_lookup(&self, after: u64, last: u64) -> LayerHistoryLookup {
         let layers = self.history_layers(after, last);
         let layers = layers.map(|(layer, is_image)| LayerRows::of(layer, is_image)).collect();
