@@ -19,11 +19,11 @@ build: ## Build driftdb-writer, driftdb-reader and driftctl for release
 	$(CARGO) build $(LOCKED) --release --workspace --bins
 
 # The quick tests mostly wait, for files and for other processes: more threads than cores. The slow ones compute.
-test-quick: ## Run the quick tests (under 3 min on 2 cores)
+test-quick: ## Run the quick tests (5 min on 2 cores, after compiling)
 	$(CARGO) build $(LOCKED) $(TESTS)
 	$(CARGO) test $(LOCKED) --workspace -- --test-threads 4
 
-test: test-quick ## Run the quick and the slow tests (under 10 min on 2 cores)
+test: test-quick ## Run the quick and the slow tests (15 min on 2 cores, after compiling)
 	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored
 
 planted: ## Show that the tests catch planted bugs, one at a time

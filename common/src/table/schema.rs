@@ -151,11 +151,6 @@ impl Schema {
         (&self.primary_key, self.key_type) == (&other.primary_key, other.key_type)
     }
 
-    /// The key, for messages.
-    pub fn key_text(&self) -> String {
-        format!("{} {}", self.primary_key, self.key_type)
-    }
-
     /// Checks a schema that a client asks for. Fails with NAME_INVALID, TOO_LARGE or ARGUMENT_INVALID.
     pub fn check(&self) -> Result<()> {
         check_table_name(&self.table)?;
