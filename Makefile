@@ -4,13 +4,15 @@ CARGO ?= cargo
 PYTHON ?= python3
 # Build exactly the versions in Cargo.lock, which are the tested ones.
 LOCKED := --locked
+# The profile in which the demo is built: `make demo PROFILE=dev` uses what the tests have compiled already.
+PROFILE ?= release
 # Cargo reads the same variable. It may name a directory outside of the sources.
 TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 # The tests, and the programs that they start, compiled together: cargo then compiles each crate once for both.
 TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-quick planted soak bench bench-history bench-growth bench-counts demo clients fmt clippy doc deny ci clean
+.PHONY: help build test test-quick test-parquet planted soak bench bench-history bench-growth bench-counts demo clients client-docs fmt clippy doc deny ci clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +28,9 @@ test-quick: ## Run the quick tests (5 min on 2 cores, after compiling)
 test: test-quick ## Run the quick and the slow tests (15 min on 2 cores, after compiling)
 	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored
 
+test-parquet: ## Test the export to Parquet, which is behind a feature of driftctl
+	$(CARGO) test $(LOCKED) -p driftctl --features parquet export::
+
 planted: ## Show that the tests catch planted bugs, one at a time
 	CARGO=$(CARGO) tests/planted/run.sh
 
@@ -34,12 +39,17 @@ soak: ## Run all tests in their long form (hours)
 	$(CARGO) build $(LOCKED) --release $(TESTS)
 	DRIFTDB_SOAK=1 $(CARGO) test $(LOCKED) --release --workspace -- --include-ignored
 
-clients: ## Test the Python and Node clients (needs python3 with venv; skips Node if it is missing)
+clients: ## Test the packages for Python and Node, and buckets on S3 servers (needs python3 with venv; skips what is missing)
 	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/python/run.sh
 	CARGO=$(CARGO) tests/clients/node/run.sh
+	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/buckets/run.sh
 
-demo: build ## Run the demo, on 10,000 generated orders
-	"$(TARGET)/release/driftctl" demo
+client-docs: ## Write the reference of the Python package into target/client-docs
+	PYTHON=$(PYTHON) tests/clients/python/reference.sh
+
+demo: ## Build DriftDB, and run the demo on 10,000 generated orders
+	$(CARGO) build $(LOCKED) --profile $(PROFILE) --workspace --bins
+	"$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/driftctl" demo
 
 bench: build ## Benchmark a store of a million events (minutes, 1 GB of disk)
 	"$(TARGET)/release/driftctl" bench
@@ -59,7 +69,7 @@ fmt: ## Format the sources
 	$(CARGO) fmt --all
 
 clippy: ## Lint the sources; warnings are errors
-	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets --features driftctl/parquet -- -D warnings
 
 doc: ## Build the API documentation; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps

@@ -5,7 +5,7 @@
 //! use driftdb::v1;
 //!
 //! # async fn tour() -> Result<(), tonic::Status> {
-//! let client = Client::new(["127.0.0.1:7401"], ["127.0.0.1:7402"]);
+//! let client = Client::open("driftdb://127.0.0.1:7401,127.0.0.1:7402")?;
 //! let orders = v1::CreateTableRequest { table: "orders".into(), primary_key: "id".into(), ..Default::default() };
 //! client.create_table(orders).await?;
 //! let inserted = client.insert("orders", r#"{"id":"o1","status":"pending"}"#).await?;
@@ -29,19 +29,41 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Client::table`] reads and writes documents as types of serde. [`Client::watch`] follows changes:
+//!
+//! ```no_run
+//! use driftdb::client::{Client, WatchEvent};
+//! use driftdb::v1;
+//!
+//! # async fn follow(client: Client) -> Result<(), tonic::Status> {
+//! let orders = v1::WatchDriftRequest { tables: vec!["orders".into()], with_after: true, ..Default::default() };
+//! let mut watch = client.watch(orders);
+//! while let Some(event) = watch.next().await? {
+//!     if let WatchEvent::Commit(commit) = event {
+//!         println!("commit {}: {} changes", commit.seq, commit.changes.len());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod address;
 mod api;
+mod bulk_load;
 mod credentials;
 mod handle;
 mod jobs;
 mod messages;
 mod opening;
 mod pauses;
+mod planted;
 mod pool;
 mod reading;
 mod reasons;
 mod rows;
 mod shorthand;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -50,11 +72,13 @@ mod watching;
 mod writing;
 
 pub use api::{ReaderApi, WriterApi, reader_on, reader_with, writer_on, writer_with};
+pub use bulk_load::{BulkLoadOptions, BulkLoaded};
 pub use credentials::{BearerToken, Credentials};
 pub use handle::{Client, ClientOptions, connect, connect_with};
 pub use messages::MessageStream;
 pub use reasons::{created_or_dropped_at, reason, standby_for, unreachable_at};
 pub use rows::RowStream;
+pub use table::{Table, TypedRow, TypedRows};
 pub use tls::{ClientIdentity, ClientTls};
 pub use watching::{WatchEvent, Watcher};
 pub use writing::{Executed, WriteReceipt};

@@ -1,5 +1,7 @@
 //! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client library.
 
+#![warn(missing_docs)]
+
 pub mod client;
 pub mod stub;
 

@@ -64,6 +64,11 @@ pub trait WriterStub: Send + Sync + 'static {
         Err(unimplemented("Verify"))
     }
 
+    /// Serves Backup.
+    async fn backup(&self, _request: v1::BackupRequest) -> Result<StubStream<v1::BackupResponse>, Status> {
+        Err(unimplemented("Backup"))
+    }
+
     /// Serves Status.
     async fn status(&self) -> Result<v1::WriterServiceStatusResponse, Status> {
         Err(unimplemented("Status"))
@@ -111,6 +116,7 @@ impl<S: WriterStub> WriterService for StubWriter<S> {
     type SnapshotStream = StubStream<v1::SnapshotResponse>;
     type CompactStream = StubStream<v1::CompactResponse>;
     type VerifyStream = StubStream<v1::VerifyResponse>;
+    type BackupStream = StubStream<v1::BackupResponse>;
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         self.0.apply(request.into_inner()).await.map(Response::new)
@@ -170,6 +176,13 @@ impl<S: WriterStub> WriterService for StubWriter<S> {
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
         self.0.verify(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.0.backup(request.into_inner()).await.map(Response::new)
     }
 
     async fn confirm_clock(

@@ -1,12 +1,13 @@
 //! Each attack on a daemon beside an honest client: the daemon lives, its memory stays within its budget, and the client is served.
 //!
 //! The times of the honest client and the memory are printed, and not checked: they depend on the machine, which runs the attack,
-//! too.
+//! too. So the same attack is made on other daemons first: what the honest client's calls take then is what it costs the machine,
+//! and the rest is what it costs the daemons. `DRIFTDB_SOAK=1` makes each attack last 10 s.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::figures::{Figures, KEPT_KIB};
-use crate::harness::honest::HonestClient;
+use crate::harness::honest::{HonestCalls, HonestClient};
 use crate::harness::lane::by_lane;
 use crate::harness::raw_frames::*;
 use crate::harness::raw_http2::{RawConnection, framed, header};
@@ -34,6 +35,12 @@ struct Target {
 }
 
 impl Target {
+    /// An attack on some daemons that begins now.
+    fn of(figures: &Figures) -> Target {
+        let (writer, reader) = (figures.writer.url.clone(), figures.reader.url.clone());
+        Target { writer, reader, end: Instant::now() + length() }
+    }
+
     fn is_over(&self) -> bool {
         Instant::now() >= self.end
     }
@@ -52,17 +59,28 @@ impl Target {
 }
 
 /// Runs an attack, which says what it did, beside an honest client.
-async fn beside(what: &str, kept_kib: u64, attack: impl AsyncFnOnce(Target) -> String) {
-    let figures = Figures::start().await;
+async fn beside(what: &str, kept_kib: u64, attack: impl AsyncFn(Target) -> String) {
+    let (figures, others) = (Figures::start().await, Figures::start().await);
     let honest = HonestClient::start(&figures.writer, &figures.reader);
     tokio::time::sleep(length() / 2).await;
     let before = honest.take();
-    let (writer, reader) = (figures.writer.url.clone(), figures.reader.url.clone());
-    let said = attack(Target { writer, reader, end: Instant::now() + length() }).await;
+    attack(Target::of(&others)).await;
+    let elsewhere = honest.take();
+    // They end with what they hold.
+    drop(others);
+    tokio::time::sleep(length() / 2).await;
+    honest.take();
+    let said = attack(Target::of(&figures)).await;
     let during = honest.take();
     tokio::time::sleep(length() / 2).await;
     let after = honest.take();
-    println!("{what}: {said}\n    before {before}\n    during {during}\n    after  {after}");
+    let times = |calls: &HonestCalls| during.p99().as_secs_f64() / calls.p99().as_secs_f64().max(1e-6);
+    println!(
+        "{what}: {said}\n    before    {before}\n    elsewhere {elsewhere}\n    during    {during}\n    after     {after}\n    \
+         p99 during it: {:.2} times that before, {:.2} times that of the same attack elsewhere",
+        times(&before),
+        times(&elsewhere)
+    );
     for calls in [&before, &during, &after] {
         assert!(calls.answered() > 0, "{what}: the honest client was not served");
     }

@@ -9,8 +9,8 @@ use driftdb::v1::watch_drift_response::Event;
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::access::{SecuredCluster, execute, principal, query};
-use crate::harness::raw_http2::RawConnection;
+use crate::harness::access::{SecuredCluster, execute, principal, query, token_of};
+use crate::harness::raw_http2::{RawConnection, framed};
 use crate::harness::refusal::refused;
 use crate::harness::{at_seq, insert, patch, reason};
 
@@ -106,7 +106,7 @@ async fn next_event(
 }
 
 /// Statements with a table in place of `?`, for the reader.
-const READS: [&str; 10] = [
+const READS: [&str; 14] = [
     "SELECT * FROM ?",
     "SELECT COUNT(*) FROM ? WHERE secret = \"of theirs\"",
     "SELECT * FROM ? DELETED",
@@ -117,10 +117,14 @@ const READS: [&str; 10] = [
     "DESCRIBE ?",
     "SELECT * FROM ? AS OF @seq:4",
     "SELECT COUNT(*) FROM ? AS OF EVERY 1 SEQS FROM @seq:4 TO @seq:5",
+    "EXPLAIN SELECT COUNT(*) FROM ? AS OF EVERY 1 SEQS FROM @seq:4 TO @seq:5",
+    "EXPLAIN FIND FIRST IN ? WHERE secret = \"of theirs\"",
+    "EXPLAIN SHOW DRIFT ?",
+    "SHOW DRIFT ? WHERE secret = \"of theirs\"",
 ];
 
 /// Statements with a table in place of `?`, for the writer.
-const WRITES: [&str; 15] = [
+const WRITES: [&str; 22] = [
     "INSERT INTO ? {\"id\":\"x\"}",
     "UPSERT INTO ? {\"id\":\"k\"}",
     "PATCH ? KEY \"k\" SET {\"a\":1}",
@@ -136,6 +140,13 @@ const WRITES: [&str; 15] = [
     "SNAPSHOT ?",
     "COMPACT ? DRY RUN",
     "VERIFY ?",
+    "SOFT DELETE FROM ? WHERE secret = \"of theirs\"",
+    "SOFT DELETE FROM ? WHERE secret = \"of theirs\" DRY RUN",
+    "PATCH ? SET {\"a\":1} WHERE secret = \"of theirs\" IN BATCHES OF 1",
+    "PATCH mine SET {\"a\":1} WHERE id = \"k\" IF NO CHANGE IN ? WHERE secret = \"of theirs\" SINCE 3",
+    "REVERT ? TO @seq:3",
+    "ALTER TABLE ? RENAME TO mine_9",
+    "DROP INDEX ON ? (secret)",
 ];
 
 /// What a refusal says, with the name of the table taken out.
@@ -145,7 +156,17 @@ fn said<T>(outcome: Result<T, Status>, table: &str) -> String {
     let info = status.get_details_error_info();
     let mut metadata: Vec<_> = info.into_iter().flat_map(|info| info.metadata).collect();
     metadata.sort();
-    format!("{:?} {} {metadata:?} {}", status.code(), reason(&status), status.message()).replace(table, "?")
+    let mut trailers: Vec<String> = status.metadata().keys().map(|key| format!("{key:?}")).collect();
+    trailers.sort();
+    // Of the details the length: their metadata come in any order.
+    let details = status.details().len();
+    format!(
+        "{:?} {} {metadata:?} {trailers:?} {details} {}",
+        status.code(),
+        reason(&status),
+        status.message()
+    )
+    .replace(table, "?")
 }
 
 #[tokio::test]
@@ -446,23 +467,66 @@ async fn ids_of_one_principal_are_not_those_of_another() {
 #[tokio::test]
 async fn tricks_with_the_path_reach_nothing() {
     let (cluster, _) = cluster().await;
-    let get = v1::GetRequest { table: "mine".into(), keys: vec!["k".into()], ..Default::default() };
-    let mut connection = RawConnection::open(&cluster.reader.url, 1 << 20).await;
-    for method in [
-        "ReaderService/Get",
-        "ReaderService/Get/",
-        "ReaderService//Get",
-        "ReaderService/get",
-        "ReaderService/%47et",
-        "ReaderService/Get%00",
-        "ReaderService/Get?x=grpc.health.v1.Health/Check",
-        "ReaderService/Get;x",
-        "ReaderService/../ReaderService/Get",
-        "../grpc.health.v1.Health/Check/../../driftdb.v1.ReaderService/Get",
-    ] {
-        let Some(call) = connection.call(method, &get).await else { continue };
-        let (status, _) = timeout(Duration::from_secs(20), call.answer()).await.unwrap();
-        assert_ne!(status, Some(0), "{method}");
-        assert!(status.is_some(), "{method} got an answer");
+    let get = v1::GetRequest { table: "theirs".into(), keys: vec!["k".into()], ..Default::default() };
+    // Nobody, and somebody who may not read the table.
+    for token in [None, Some(token_of("ann"))] {
+        let mut connection = RawConnection::open(&cluster.reader.url, 1 << 20).await;
+        if let Some(token) = &token {
+            connection = connection.with_token(token);
+        }
+        for path in [
+            "/driftdb.v1.ReaderService/Get",
+            "/driftdb.v1.ReaderService/Get/",
+            "/driftdb.v1.ReaderService//Get",
+            "//driftdb.v1.ReaderService/Get",
+            "/driftdb.v1.ReaderService/get",
+            "/driftdb.v1.ReaderService/%47et",
+            "/driftdb.v1.ReaderService/Get%00",
+            "/driftdb.v1.ReaderService/Get?x=/grpc.health.v1.Health/Check",
+            "/driftdb.v1.ReaderService/Get;x",
+            "/driftdb.v1.ReaderService/../driftdb.v1.ReaderService/Get",
+            // What anyone may call, as far as the beginning tells.
+            "/grpc.health.v1.Health/../driftdb.v1.ReaderService/Get",
+            "/grpc.health.v1.Health/Check/../../driftdb.v1.ReaderService/Get",
+            "/grpc.health.v1.Health/driftdb.v1.ReaderService/Get",
+            "/grpc.health.v1.Health/",
+        ] {
+            let Some(mut call) = connection.start_at(path).await else { continue };
+            // The daemon may have refused the call already.
+            let _ = call.body.send_data(framed(&get), true);
+            let (status, _) = timeout(Duration::from_secs(20), call.answer()).await.unwrap();
+            let status = status.unwrap_or_else(|| panic!("{path} got an answer"));
+            let refusals: &[i32] = match token {
+                // Unauthenticated; of health, a method that does not exist.
+                None if path.starts_with("/grpc.health.v1.Health/") => &[12],
+                None => &[16],
+                // Unimplemented, or no such table for her.
+                Some(_) => &[5, 12],
+            };
+            assert!(refusals.contains(&status), "{path}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_new_name_of_a_renamed_table_is_told_only_to_those_who_may_see_both_names() {
+    let (cluster, _) = cluster().await;
+    let mut root = cluster.writer_as("root").await;
+    // ann may write `mine`, and read `mine*`; the others are not hers.
+    for (from, to) in [("mine", "mine_3"), ("theirs", "mine_4"), ("mine_2", "hidden")] {
+        execute(&mut root, &format!("ALTER TABLE {from} RENAME TO {to}")).await.unwrap();
+    }
+    let mut answers = Vec::new();
+    for (name, table) in [("ann", "mine"), ("ann", "theirs"), ("ann", "mine_2"), ("bob", "theirs")] {
+        let writer = &mut cluster.writer_as(name).await;
+        let statement = format!(r#"INSERT INTO {table} {{"id":"a"}}"#);
+        let status = execute(writer, &statement).await.unwrap_err();
+        answers.push((table, format!("{status:?}")));
+    }
+    assert!(answers[0].1.contains("mine_3"), "{}", answers[0].1);
+    for (table, answer) in &answers[1..] {
+        for name in ["renamed", "mine_4", "hidden"] {
+            assert!(!answer.contains(name), "{table}: {answer}");
+        }
     }
 }

@@ -30,6 +30,8 @@ pub enum Need {
     Create,
     Admin,
     Database,
+    /// The same, of a call that no caller can succeed with here, because what it asks for is not valid.
+    DatabaseArgument,
 }
 
 /// Callers, and what their token or their grants are. `t*` are the tables of the calls.
@@ -39,11 +41,12 @@ pub const CALLERS: [&str; 8] = ["none", "bad", "expired", "elsewhere", "read", "
 pub fn expected(need: Need, caller: &str) -> &'static str {
     const DENIED: &str = "PERMISSION_DENIED";
     match (caller, need) {
+        ("root", Need::DatabaseArgument) => "ARGUMENT_INVALID",
         ("none", Need::Nothing) => "ok",
         ("none" | "bad", _) => "UNAUTHENTICATED",
         ("expired", _) => "TOKEN_EXPIRED",
         (_, Need::Nothing | Need::Principal) | ("root", _) => "ok",
-        (_, Need::Database) => DENIED,
+        (_, Need::Database | Need::DatabaseArgument) => DENIED,
         ("elsewhere", Need::Create) => DENIED,
         ("elsewhere", _) => "TABLE_NOT_FOUND",
         ("owner", _) | ("write", Need::Read | Need::Write) | ("read", Need::Read) => "ok",
@@ -140,6 +143,9 @@ fn writer_rows() -> Vec<Row> {
             deep: false,
         }),
         row("driftdb.v1.WriterService/Verify", "all", Need::Database, |_| v1::VerifyRequest::default()),
+        row("driftdb.v1.WriterService/Backup", "no bucket", Need::DatabaseArgument, |_| {
+            v1::BackupRequest::default()
+        }),
         row("driftdb.v1.WriterService/FindCommit", "", Need::Principal, |caller| v1::FindCommitRequest {
             made_by: Some(v1::find_commit_request::MadeBy::RequestId(format!("of {caller}"))),
         }),

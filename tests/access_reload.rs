@@ -22,13 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until a stream ends with an error, and returns it.
 async fn end_of<T>(stream: &mut Streaming<T>) -> Status {
-    loop {
-        match timeout(PATIENCE, stream.message()).await.expect("the stream goes on") {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the stream ended without an error"),
-            Err(status) => return status,
+    let end = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the stream ended without an error"),
+                Err(status) => return status,
+            }
         }
-    }
+    };
+    // For the whole: a watch that goes on sends a heartbeat now and then.
+    timeout(PATIENCE, end).await.expect("the stream goes on")
 }
 
 fn batch(table: &str, id: u64) -> v1::IngestRequest {
@@ -95,13 +99,16 @@ async fn a_watch_ends_with_its_token_and_resumes_with_another() {
     let request = v1::WatchDriftRequest { tables: vec!["mine".into()], ..Default::default() };
     let mut watch = ann.watch_drift(request.clone()).await.unwrap().into_inner();
     let mut token = watch.message().await.unwrap().unwrap().resume_token;
-    let ended = loop {
-        match timeout(PATIENCE, watch.message()).await.unwrap() {
-            Ok(Some(message)) => token = message.resume_token,
-            Ok(None) => panic!("the watch ended without an error"),
-            Err(status) => break status,
+    let end = async {
+        loop {
+            match watch.message().await {
+                Ok(Some(message)) => token = message.resume_token,
+                Ok(None) => panic!("the watch ended without an error"),
+                Err(status) => break status,
+            }
         }
     };
+    let ended = timeout(PATIENCE, end).await.expect("the watch goes on");
     refused::<()>(Err(ended), Code::Unauthenticated, "TOKEN_EXPIRED");
     let start = Some(v1::watch_drift_request::Start::ResumeToken(token));
     let resumed = v1::WatchDriftRequest { start, ..request };

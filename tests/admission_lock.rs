@@ -82,8 +82,8 @@ async fn too_many_preconditions_are_refused_before_any_is_looked_at() {
     let row = || vec![put("t", r#"{"id":"a"}"#)];
     let limit = limits::PRECONDITIONS_PER_COMMIT;
     // Not even their keys are valid.
-    let many = vec![precondition(""); 300_000];
-    invalid(apply_if(writer, row(), many).await, "TOO_LARGE").says(&["300000", "10000", "preconditions"]);
+    let many = vec![precondition(""); 100_000];
+    invalid(apply_if(writer, row(), many).await, "TOO_LARGE").says(&["100000", "10000", "preconditions"]);
     invalid(apply_if(writer, row(), vec![precondition("x"); limit + 1]).await, "TOO_LARGE");
     apply_if(writer, row(), vec![precondition("x"); limit]).await.unwrap();
     let failed = refused(

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::access::{SecuredCluster, execute, principal, query, token_of, write_rules};
+use crate::harness::certificates::TestCa;
+use crate::harness::secure_cluster::SecureFiles;
 use crate::harness::small_disk::SmallDisk;
 use crate::harness::*;
+use driftdb::client::{ClientTls, connect_with};
 use driftdb::v1;
 use serde_json::Value;
 
@@ -117,6 +120,36 @@ async fn every_decision_has_its_line() {
         assert_eq!(std::fs::metadata(&*log).unwrap().permissions().mode() & 0o777, 0o600);
     }
     assert!(last > 0);
+}
+
+#[tokio::test]
+async fn an_auth_file_that_is_gone_and_a_certificate_that_is_refused_have_their_lines() {
+    let files = SecureFiles::new();
+    let dir = files.dir.path().to_owned();
+    let (rules, log) = (dir.join("auth.toml"), dir.join("audit.log"));
+    write_rules(&rules, &[]);
+    let mut options = files.options();
+    for (option, path) in [("--auth-file", &rules), ("--audit-log", &log)] {
+        options.extend([option.to_owned(), path.display().to_string()]);
+    }
+    let writer = files.start("driftdb-writer", &options);
+    std::fs::remove_file(&rules).unwrap();
+    wait_for(&log, |line| {
+        line["event"] == "reloaded" && line["outcome"] == "failed" && line["file"] == rules.to_str().unwrap()
+    })
+    .await;
+    let stranger = TestCa::new("another CA").client(&dir, "stranger", time::Duration::hours(1));
+    for tls in [stranger.of_client(&files.trusted), ClientTls::new(&files.trusted)] {
+        connect_with(&writer.url, Some(&tls)).await.unwrap_err();
+    }
+    let is_refused =
+        |line: &&Value| line["event"] == "authentication_failed" && line["action"] == "TLS handshake";
+    while lines(&log).iter().filter(is_refused).count() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let all = lines(&log);
+    let line = all.iter().find(is_refused).unwrap();
+    assert_eq!((&line["peer"], &line["outcome"]), (&"127.0.0.1".into(), &"refused".into()));
 }
 
 #[tokio::test]

@@ -93,6 +93,71 @@ fn every_phase_is_measured_on_a_loaded_store() {
 
 #[test]
 #[ignore = "slow"]
+fn what_tls_and_a_token_cost_is_measured_beside_a_side_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let (found, said) = bench(dir.path(), &["--tls", "--history", "2000", "--runs", "2"]);
+    for phase in ["W2", "R1.c1", "R1"] {
+        assert_has(&found, 0, &format!("{phase}.plain"), &["throughput", "p50", "p99"]);
+        assert_has(
+            &found,
+            0,
+            &format!("{phase}.tls"),
+            &["throughput", "throughput_of_plain", "p50_of_plain"],
+        );
+    }
+    println!("{said}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "bench removes its files");
+}
+
+#[test]
+#[ignore = "slow"]
+fn a_bucket_is_measured_beside_a_side_without() {
+    let (dir, bucket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = format!("file://{}", bucket.path().display());
+    let (found, said) = bench(dir.path(), &["--bucket", &url, "--history", "2000", "--runs", "2"]);
+    println!("{found:#?}");
+    for side in ["plain", "async", "sync"] {
+        assert_has(&found, 0, &format!("W2.{side}"), &["throughput", "p50", "p99"]);
+    }
+    for side in ["async", "sync"] {
+        assert_has(&found, 0, &format!("W2.{side}"), &["throughput_of_plain", "p50_of_plain"]);
+        assert_has(&found, 0, &format!("takeover.{side}"), &["first_write", "lost", "lost_time"]);
+    }
+    assert_has(&found, 0, "lag.async", &["p50", "max"]);
+    for phase in ["ST.bucket", "ST.bucket_parts"] {
+        assert_has(&found, 0, phase, &["first_answer", "copied"]);
+    }
+    assert_has(
+        &found,
+        0,
+        "requests",
+        &["writer_puts", "writer_puts_cost", "reader_gets", "reader_gets_cost"],
+    );
+    let value = |phase: &str, metric: &str| found[&(phase.to_owned(), 0, metric.to_owned())];
+    assert_eq!(value("takeover.sync", "lost"), 0.0, "{said}");
+    assert!(value("requests", "writer_puts") > 0.0);
+    let mut open = vec![bucket.path().to_owned()];
+    while let Some(path) = open.pop() {
+        assert!(path.is_dir(), "bench leaves {}", path.display());
+        open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "bench removes its files");
+}
+
+#[test]
+#[ignore = "slow"]
+fn a_bench_does_not_take_over_the_bucket_of_the_environment() {
+    let (dir, bucket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = Command::new(binary("driftctl"));
+    command.args(["bench", "--seconds", "1", "--runs", "1", "--history", "200", "--phases", "W3"]);
+    command.env("DRIFTDB_BUCKET", bucket.path()).env("DRIFTDB_BUCKET_ACK", "sync");
+    let output = command.arg("--dir").arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(bucket.path()).unwrap().count(), 0, "a writer has shipped to it");
+}
+
+#[test]
+#[ignore = "slow"]
 fn histories_of_several_lengths_are_shown_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let phases = ["--phases", "W3,R3,T500", "--tables", "5", "--table-events", "50"];

@@ -308,12 +308,46 @@ async fn all_batches_of_a_revert_go_back_to_the_same_moment() {
     assert_eq!(found.count(), 0);
 }
 
+/// The rows that a REVERT is about: found by an index, by a range of keys, by one key, in no better way than all, or all.
+#[derive(Debug, Clone)]
+enum Reverted {
+    WithN(u64),
+    From(String, u64),
+    Key(String),
+    Tagged(String),
+    All,
+}
+
+impl Reverted {
+    fn condition(&self) -> String {
+        match self {
+            Reverted::WithN(n) => format!(" WHERE n = {n}"),
+            Reverted::From(key, n) => format!(" WHERE _key >= \"{key}\" AND n < {n}"),
+            Reverted::Key(key) => format!(" WHERE id = \"{key}\""),
+            Reverted::Tagged(tag) => format!(" WHERE tag = \"{tag}\""),
+            Reverted::All => String::new(),
+        }
+    }
+
+    fn has(&self, key: &str, row: &Value) -> bool {
+        match self {
+            Reverted::WithN(n) => row["n"] == *n,
+            Reverted::From(from, n) => {
+                key >= from.as_str() && row["n"].as_u64().is_some_and(|found| found < *n)
+            }
+            Reverted::Key(wanted) => key == wanted,
+            Reverted::Tagged(tag) => row["tag"] == tag.as_str(),
+            Reverted::All => true,
+        }
+    }
+}
+
 /// What a statement does, for the model.
 #[derive(Debug, Clone)]
 enum Effect {
     Tag { below: u64, tag: String },
     Delete { n: u64 },
-    Revert { n: Option<u64>, to: u64 },
+    Revert { rows: Reverted, to: u64 },
 }
 
 impl Effect {
@@ -321,8 +355,7 @@ impl Effect {
         match self {
             Effect::Tag { below, tag } => format!(r#"PATCH t SET {{"tag": "{tag}"}} WHERE n < {below}"#),
             Effect::Delete { n } => format!("SOFT DELETE FROM t WHERE n = {n}"),
-            Effect::Revert { n: None, to } => format!("REVERT t TO @seq:{to}"),
-            Effect::Revert { n: Some(n), to } => format!("REVERT t WHERE n = {n} TO @seq:{to}"),
+            Effect::Revert { rows, to } => format!("REVERT t{} TO @seq:{to}", rows.condition()),
         }
     }
 
@@ -337,14 +370,9 @@ impl Effect {
                 }
             }
             Effect::Delete { n } => rows.retain(|_, row| number(row) != Some(*n)),
-            Effect::Revert { n, .. } => {
-                let is_found = |row: &Value| n.is_none() || number(row) == *n;
-                let keys: Vec<_> = now
-                    .iter()
-                    .chain(then)
-                    .filter(|(_, row)| is_found(row))
-                    .map(|(key, _)| key.clone())
-                    .collect();
+            Effect::Revert { rows: reverted, .. } => {
+                let found = now.iter().chain(then).filter(|(key, row)| reverted.has(key, row));
+                let keys: Vec<_> = found.map(|(key, _)| key.clone()).collect();
                 for key in keys {
                     match then.get(&key) {
                         Some(row) => _ = rows.insert(key, row.clone()),
@@ -409,6 +437,8 @@ async fn every_commit_of_a_statement_is_what_a_plain_model_says() {
     }
     let done = std::mem::take(&mut *done.lock().await);
     assert!(done.len() > 10, "{}", done.len());
+    let reverts = done.iter().filter(|(.., effect)| matches!(effect, Effect::Revert { .. })).count();
+    assert!(reverts > 3, "{reverts} of {}", done.len());
     for (seq, rows, effect) in done {
         let reader = &mut cluster.reader;
         let (before, after) = (rows_at(reader, seq - 1).await, rows_at(reader, seq).await);
@@ -431,7 +461,18 @@ async fn change_at_random(seed: u64, mut writer: Writer, done: Arc<Mutex<Vec<(u6
         let effect = match next(4) {
             0 | 1 => Effect::Tag { below: next(10), tag: format!("{seed}-{turn}") },
             2 => Effect::Delete { n: next(10) },
-            _ => Effect::Revert { n: Some(next(12)).filter(|n| *n < 10), to: 2 + next(3) },
+            _ => {
+                let key = format!("k{:05}", next(50));
+                let rows = match next(6) {
+                    0 | 1 => Reverted::WithN(next(10)),
+                    2 => Reverted::From(key, next(10)),
+                    3 => Reverted::Key(key),
+                    4 => Reverted::Tagged(random.pick(&["old", "new"]).to_owned()),
+                    _ => Reverted::All,
+                };
+                let newest = done.lock().await.iter().map(|(seq, ..)| *seq).max().unwrap_or(3);
+                Effect::Revert { rows, to: 2 + (random.next() >> 33) % newest.saturating_sub(1).min(200) }
+            }
         };
         match change(&mut writer, &effect.statement(), "").await {
             Ok(Done { seq: Some(seq), result, .. }) => done.lock().await.push((seq, result.rows, effect)),
@@ -439,6 +480,66 @@ async fn change_at_random(seed: u64, mut writer: Writer, done: Arc<Mutex<Vec<(u6
             // Others have changed the rows again and again.
             Err(status) => assert_eq!(reason(&status), "OVERLOADED", "{status}"),
         }
+    }
+}
+
+/// Rows that have left the condition since, that were deleted, and that came back with a table that was made again.
+#[tokio::test]
+async fn a_revert_finds_the_rows_that_matched_then_with_and_without_indexes() {
+    let mut cluster = Cluster::start().await;
+    let Cluster { writer, reader, .. } = &mut cluster;
+    // An index of one snapshot tells of rows that have left the value before the end of the snapshot; an older snapshot has them as they
+    // were then.
+    for (table, indexes, snapshot_when) in [
+        ("t", ", INDEX(n)", "filled"),
+        ("u", "", "filled"),
+        ("v", ", INDEX(n)", "changed"),
+        ("w", ", INDEX(n)", "made again"),
+    ] {
+        run(writer, &format!("CREATE TABLE {table} (pk=id{indexes})")).await.unwrap();
+        let row = |n: u64| put(table, format!(r#"{{"id":"k{n:03}","n":{},"tag":"old"}}"#, n % 40));
+        let then = apply(writer, (0..400).map(row).collect()).await.unwrap().seq;
+        if snapshot_when == "filled" {
+            snapshot(writer, table).await.unwrap();
+        }
+        let changed = |n: u64| match n % 3 {
+            0 => patch(table, &format!("k{n:03}"), r#"{"n":99}"#),
+            1 => delete(table, &format!("k{n:03}")),
+            _ => put(table, format!(r#"{{"id":"k{n:03}","n":7,"tag":"new"}}"#)),
+        };
+        apply(writer, (0..200).map(changed).collect()).await.unwrap();
+        if snapshot_when == "changed" {
+            snapshot(writer, table).await.unwrap();
+        }
+        run(writer, &format!("DROP TABLE {table}")).await.unwrap();
+        run(writer, &format!("CREATE TABLE {table} (pk=id{indexes})")).await.unwrap();
+        if snapshot_when == "made again" {
+            snapshot(writer, table).await.unwrap();
+        }
+        apply(writer, vec![put(table, r#"{"id":"k007","n":7}"#), put(table, r#"{"id":"other","n":7}"#)])
+            .await
+            .unwrap();
+        // Of the keys that end in 7, 47, 87 and so on, ten rows had the value, and one that was not there has it now.
+        let dry = format!("REVERT {table} WHERE n = 7 TO @seq:{then} DRY RUN");
+        assert_eq!(change(writer, &dry, "").await.unwrap().result.rows, 11, "{table}");
+        let batches = format!("REVERT {table} WHERE n = 7 TO @seq:{then} IN BATCHES OF 3");
+        let done = change(writer, &batches, "").await.unwrap();
+        assert_eq!((done.result.rows, done.result.commits), (11, 4), "{table}");
+        let seq = done.seq.unwrap();
+        let found = ask(reader, &format!("SELECT n, tag FROM {table}"), seq).await.unwrap().rows();
+        assert_eq!(found.len(), 10, "{table}: {found:?}");
+        for (_, row) in found {
+            assert_eq!(row, json!({"n": 7, "tag": "old"}), "{table}");
+        }
+        let one = format!("REVERT {table} WHERE id = \"k005\" AND n = 5 TO @seq:{then}");
+        assert_eq!(change(writer, &one, "").await.unwrap().result.rows, 1, "{table}");
+        let none = format!("REVERT {table} WHERE id = \"k006\" AND n = 5 TO @seq:{then}");
+        assert_eq!(change(writer, &none, "").await.unwrap().result.rows, 0, "{table}");
+        let range = format!("REVERT {table} WHERE _key BETWEEN \"k010\" AND \"k019\" TO @seq:{then}");
+        assert_eq!(change(writer, &range, "").await.unwrap().result.rows, 10, "{table}");
+        let rest = change(writer, &format!("REVERT {table} TO @seq:{then}"), "").await.unwrap();
+        // k005, k010 to k019 and the ten with n = 7 are as they were.
+        assert_eq!(rest.result.rows, 400 - 21, "{table}");
     }
 }
 

@@ -31,8 +31,10 @@ fn pages() -> Vec<PathBuf> {
         "SECURITY.md",
         "common/FORMAT.md",
     ];
-    let guides = fs::read_dir(top().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let guides = guides.map(|name| Path::new("docs").join(name));
+    let guides = ["docs", "docs/operations"].into_iter().flat_map(|directory| {
+        let entries = fs::read_dir(top().join(directory)).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(move |name| Path::new(directory).join(name))
+    });
     let guides = guides.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     named.into_iter().map(PathBuf::from).chain(guides).collect()
 }
@@ -77,7 +79,7 @@ fn walks(architecture: &str) -> Vec<Vec<(String, String)>> {
 #[test]
 fn the_walks_name_functions_that_exist_and_never_return_to_a_file() {
     let walks = walks(&page("ARCHITECTURE.md"));
-    assert_eq!(walks.len(), 3);
+    assert_eq!(walks.len(), 4);
     for walk in walks {
         assert!((3..=10).contains(&walk.len()), "a walk has {} steps", walk.len());
         let files: HashSet<&String> = walk.iter().map(|(file, _)| file).collect();

@@ -23,8 +23,8 @@ fn the_guides_quote_the_examples_as_they_are() {
         ("docs/clients.md", "rust", "orders.rs"),
         ("docs/clients.md", "python", "orders.py"),
         ("docs/clients.md", "js", "orders.mjs"),
-        ("docs/python.md", "python", "watch.py"),
-        ("docs/node.md", "js", "watch.mjs"),
+        ("README.md", "python", "quickstart.py"),
+        ("README.md", "js", "quickstart.mjs"),
     ] {
         let text = read(page);
         let opening = format!("\n```{language}\n");

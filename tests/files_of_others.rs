@@ -127,6 +127,42 @@ const FILES: &[File] = &[
         question: "SELECT _key FROM t WHERE ok = false",
         answer: "{\"_key\":[\"tue\",1]}\n",
     },
+    // As R writes a value that is not known, in columns of numbers and of text.
+    File {
+        name: "measures.csv",
+        text: "species,bill_length_mm,body_mass_g,sex,year\nAdelie,39.1,3750,male,2007\nAdelie,NA,NA,NA,2007\nGentoo,46,5100,female,2008\n",
+        key: &["--create", "--pk", "id", "--auto", "--null", "NA"],
+        types: "species text, bill_length_mm decimal, body_mass_g int, sex text, year int",
+        question: "SELECT COUNT(*) AS c, COUNT(body_mass_g) AS known, AVG(bill_length_mm) AS mean FROM t WHERE sex IS NULL OR bill_length_mm > 40",
+        answer: "{\"c\":2,\"known\":1,\"mean\":46.0}\n",
+    },
+    // Without that option they are text, which a note says of all such columns at once.
+    File {
+        name: "planes.csv",
+        text: "tailnum,year,seats,speed\nN1,2004,55,NA\nN2,NA,182,90\n",
+        key: &["--create", "--pk", "tailnum"],
+        types: "columns \"year\" and \"speed\" are text, because besides numbers they have cells with \"NA\"; --null 'NA'",
+        question: "SELECT speed FROM t WHERE seats > 100",
+        answer: "{\"speed\":\"90\"}\n",
+    },
+    // Every text in quotes, and no number.
+    File {
+        name: "fields.csv",
+        text: "\"icao\",\"name\",\"elevation\",\"lat\",\"tz\"\n\"00AA\",\"Ranch \"\"A\"\"\",3435,38.704022,\"America/Chicago\"\n\"00AK\",\"Strip, old\",-1.5,59.947733,\"\"\n",
+        key: &["--create", "--pk", "icao"],
+        types: "name text, elevation decimal, lat decimal, tz text",
+        question: "SELECT name, tz FROM t WHERE elevation < 0",
+        answer: "{\"name\":\"Strip, old\",\"tz\":\"\"}\n",
+    },
+    // A single object with the rows inside: one row, with a note.
+    File {
+        name: "response.json",
+        text: "{\"status\": \"ok\", \"data\": [{\"id\": 1}, {\"id\": 2}]}\n",
+        key: &["--create", "--pk", "id", "--auto"],
+        types: "the file is a single JSON object, which is loaded as one row; if its rows are in \"data\"",
+        question: "SELECT data FROM t",
+        answer: "{\"data\":[{\"id\":1},{\"id\":2}]}\n",
+    },
 ];
 
 #[test]
@@ -177,6 +213,21 @@ fn what_cannot_be_loaded_is_refused_with_a_reason() {
             "one JSON object over several lines",
         ),
         ("latin.csv", b"name,n\nJos\xe9,1\n", auto, "looks like Latin-1"),
+        (
+            "twins.csv",
+            b"id,n,n\n1,2,3\n",
+            &["--create", "--pk", "id"],
+            "field \"n\" appears twice in the header",
+        ),
+        ("wide.csv", b"\xff\xfei\0d\0\n\0", &["--create", "--pk", "id"], "UTF-16"),
+        ("flights.csv.zip", b"PK\x03\x04\x14\0", auto, "it is a zip file: unpack it first"),
+        ("nan.jsonl", b"{\"id\": \"a\", \"n\": NaN}\n", &["--create", "--pk", "id"], "NaN is not JSON"),
+        (
+            "map.json",
+            b"{\n  \"text/x\": {\"source\": \"iana\"},\n  \"text/y\": {}\n}\n",
+            auto,
+            "jq -c '.[]' FILE` if each of its fields is a row",
+        ),
         ("upsert.csv", b"a,b\n1,2\n", &["--create", "--pk", "id", "--auto", "--upsert"], "--upsert"),
         ("int.csv", b"a,b\n1,2\n", &["--create", "--pk", "id", "--auto", "--int-key"], "--int-key"),
         (

@@ -7,7 +7,7 @@ use driftdb::v1;
 use serde_json::json;
 use tonic::Code;
 
-use crate::harness::calls::{Answer, ask, compact, fresh, run, snapshot};
+use crate::harness::calls::{Answer, Outcome, ask, compact, fresh, run, snapshot};
 use crate::harness::refusal::refused;
 use crate::harness::*;
 
@@ -141,4 +141,64 @@ async fn a_resumed_select_of_deleted_rows_fails_if_the_floor_has_risen() {
         let request = v1::SelectRequest { freshness: fresh(seen), ..request };
         refused(select(&mut cluster.reader, request).await, Code::OutOfRange, "BELOW_FLOOR");
     }
+}
+
+/// Events that together take more memory than a query has are found by row and read again before they are returned: they are the same
+/// as those of SHOW DRIFT without a condition, which reads them in the order of commits.
+#[tokio::test]
+async fn more_events_than_a_query_may_hold_are_returned_as_they_are() {
+    let mut cluster = Cluster::start().await;
+    let writer = &mut cluster.writer;
+    run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    let text = "x".repeat(6000);
+    let mut last = 0;
+    for version in 0..25 {
+        let change = |n: usize| {
+            let key = format!("k{n:03}");
+            match (n + version) % 9 {
+                7 => put("t", json!({"id": key, "n": version}).to_string()),
+                8 => patch("t", &key, json!({"n": n}).to_string()),
+                _ => put("t", json!({"id": key, "n": version, "text": text}).to_string()),
+            }
+        };
+        // The rows that a patch needs come first.
+        let first = (version == 0)
+            .then(|| (0..150).map(|n| insert("t", json!({"id": format!("k{n:03}")}).to_string())));
+        let mut operations: Vec<_> = first.into_iter().flatten().chain((0..150).map(change)).collect();
+        if version == 12 {
+            // Nearly as large as a document may be.
+            operations.push(put("t", json!({"id": "large", "text": "y".repeat(1_000_000)}).to_string()));
+            operations.extend([delete("t", "k003"), delete("t", "k148")]);
+        }
+        last = apply(writer, operations).await.unwrap().seq;
+        if version == 14 {
+            snapshot(writer, "t").await.unwrap();
+        }
+        if version == 12 {
+            let again = ["k003", "k148"].map(|key| insert("t", json!({"id": key}).to_string()));
+            last = apply(writer, again.to_vec()).await.unwrap().seq;
+        }
+    }
+    for images in ["", "WITH BEFORE WITH AFTER"] {
+        let all = asked(&mut cluster, &format!("SHOW DRIFT t {images}"), last).await;
+        let passing = format!("SHOW DRIFT t WHERE id IS NOT MISSING {images}");
+        explained(&mut cluster, &passing, last, &["in the order of commits, the others by", "then sorted"])
+            .await;
+        let passing = asked(&mut cluster, &passing, last).await;
+        let (mut expected, found) = (changes(&all), changes(&passing));
+        expected.retain(|(_, change)| change.kind() != v1::ChangeKind::Schema);
+        assert_eq!(found.len(), expected.len(), "{images}");
+        for ((seq, change), (found_seq, found)) in expected.iter().zip(&found) {
+            assert!(seq == found_seq && change == found, "{images}: commit {seq}, row {}", change.key);
+        }
+    }
+}
+
+/// The changes of an answer, with their commits.
+fn changes(answer: &Answer) -> Vec<(u64, v1::Change)> {
+    let commits = answer.results.iter().filter_map(|result| match result {
+        Outcome::Commit(commit) => Some(commit),
+        _ => None,
+    });
+    commits.flat_map(|commit| commit.changes.iter().map(|change| (commit.seq, change.clone()))).collect()
 }

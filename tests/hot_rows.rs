@@ -12,7 +12,6 @@ use crate::harness::open_database::{OpenDatabase, Script};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventType};
 use driftdb_common::format::key::Key;
-use driftdb_common::limits;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::build::delta::DeltaLimits;
@@ -153,6 +152,12 @@ fn check_layers(layers: &LayerMap, hot: &Hot, random: &mut Random) {
         );
         let content = found.and_then(|row| row.document).map(|row| value(&row));
         assert_eq!(content, expected.and_then(|was| was.after.clone()));
+        let since = hot.events[random.below(hot.events.len())].spot.seq.min(end);
+        assert_eq!(
+            layers.may_have_changed_since(&key(number), since).unwrap(),
+            expected.is_some_and(|was| was.spot.seq > since),
+            "k{number} changed after {since}"
+        );
     }
 }
 
@@ -178,11 +183,6 @@ fn check_scan(layers: &LayerMap, hot: &Hot, seq: u64) {
 fn check_versions(layers: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId), random: &mut Random) {
     let (number, newest_first) = (random.below(KEYS), random.below(2) == 0);
     let limit = random.pick(&[1, 5, 100, usize::MAX]);
-    let found = layers.versions(&key(number), (after, upto), limit, newest_first).unwrap();
-    let found: Vec<_> = found
-        .iter()
-        .map(|(spot, version)| (*spot, version.kind, version.payload.as_ref().map(value)))
-        .collect();
     let within = hot.events.iter().filter(|was| was.key == number && was.spot > after && was.spot <= upto);
     let mut expected: Vec<_> = within.map(|was| (was.spot, was.kind, was.payload.clone())).collect();
     if newest_first {
@@ -190,23 +190,29 @@ fn check_versions(layers: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId
     }
     expected.truncate(limit);
     // Large versions come in several parts.
-    assert!(
-        !found.is_empty() || expected.is_empty(),
-        "no version of k{number} after {after:?} up to {upto:?}"
-    );
-    if found
-        .iter()
-        .filter_map(|(_, _, payload)| payload.as_ref())
-        .map(|row| row.to_string().len())
-        .sum::<usize>()
-        > limits::MESSAGE_BYTES / 2
-    {
-        expected.truncate(found.len());
+    let (mut found, mut rest) = (Vec::new(), (after, upto));
+    while found.len() < expected.len() {
+        let part = layers.versions(&key(number), rest, limit - found.len(), newest_first).unwrap();
+        let Some((last, _)) = part.last() else { break };
+        rest = if newest_first { (after, before(*last)) } else { (*last, upto) };
+        found.extend(
+            part.iter().map(|(spot, version)| (*spot, version.kind, version.payload.as_ref().map(value))),
+        );
     }
     assert!(
         found == expected,
-        "versions of k{number} after {after:?} up to {upto:?}, {newest_first} {limit}"
+        "{} of {} versions of k{number} after {after:?} up to {upto:?}, {newest_first} {limit}",
+        found.len(),
+        expected.len()
     );
+}
+
+/// The greatest event before another.
+fn before(event: EventId) -> EventId {
+    match event.index.checked_sub(1) {
+        Some(index) => EventId { seq: event.seq, index },
+        None => EventId::end_of(event.seq - 1),
+    }
 }
 
 /// Views of a timeline that has applied everything. The older part of it is in files.

@@ -1,7 +1,8 @@
 //! Keys that the writer makes (`pk=id AUTO`): each insert gets one, the answer names it, and a repeated request gets the same ones.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use driftdb::v1;
 use serde_json::Value;
@@ -313,4 +314,43 @@ fn driftctl_prints_the_keys_that_were_made() {
     assert!(!stdout.contains("keys"), "{stdout}");
     let stdout = run(&["-o", "jsonl", "-e", "DESCRIBE t"]);
     assert!(stdout.contains("\"auto_key\":true"), "{stdout}");
+}
+
+#[test]
+fn apply_prints_the_keys_that_were_made_commit_by_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str], input: &str| {
+        let mut command = Command::new(binary("driftctl"));
+        command.args(["-d", dir.path().to_str().unwrap()]).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        assert!(output.status.success(), "{}", text(output.stderr));
+        (text(output.stdout), text(output.stderr))
+    };
+    run(&["sql", "CREATE TABLE t (pk=id AUTO)"], "");
+    let commits = r#"{"ops":[{"op":"insert","table":"t","doc":{"n":1}},{"op":"insert","table":"t","doc":{"n":2}}]}
+{"ops":[{"op":"insert","table":"t","doc":{"id":"a","n":3}}]}
+{"ops":[{"op":"insert","table":"t","doc":{"n":4}}]}
+"#;
+    let (printed, _) = run(&["apply", "--file", "-"], commits);
+    let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let keys = |line: &Value| line["keys"].as_array().map_or(0, Vec::len);
+    let found: Vec<_> = lines.iter().map(|line| (line["seq"].as_u64(), keys(line))).collect();
+    assert_eq!(found, [(Some(2), 2), (Some(4), 1), (None, 0)], "{printed}");
+    assert_eq!((&lines[2]["commits"], &lines[2]["last_seq"]), (&Value::from(3), &Value::from(4)));
+    let key = lines[1]["keys"][0].as_str().unwrap();
+    assert_eq!(run(&["get", "t", key], "").0, format!("{{\"id\":\"{key}\",\"n\":4}}\n"));
+    // People are told, too, and a format without room for it.
+    for format in ["table", "csv"] {
+        let (_, notes) =
+            run(&["-o", format, "apply", "--file", "-"], r#"{"ops":[{"op":"insert","table":"t","doc":{}}]}"#);
+        assert!(notes.contains(", key "), "{format}: {notes}");
+    }
+    // What makes no key prints what it did.
+    let (printed, _) =
+        run(&["apply", "--file", "-"], r#"{"ops":[{"op":"put","table":"t","doc":{"id":"a"}}]}"#);
+    assert_eq!(printed.lines().count(), 1, "{printed}");
 }

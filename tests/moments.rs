@@ -245,6 +245,17 @@ async fn the_time_of_a_deletion_is_compared_as_a_time() {
         let rows = select(&mut cluster.reader, request).await.unwrap().len();
         assert_eq!((found, rows), (expected, expected), "{statement}");
     }
+    for (condition, expected) in [
+        ("MAX(_deleted_time) > \"1 hour ago\"", 1),
+        ("MAX(_deleted_time) < \"1 hour ago\"", 0),
+        ("MIN(_deleted_time) <= @now AND MAX(_time) < @now", 1),
+    ] {
+        let statement = format!("SELECT id, COUNT(*) FROM t DELETED GROUP BY id HAVING {condition}");
+        let found = ask(&mut cluster.reader, &statement, 0).await.unwrap().documents().len();
+        assert_eq!(found, expected, "{statement}");
+    }
+    let number = ask(&mut cluster.reader, "SELECT id FROM t DELETED WHERE _deleted_time > 5", 0).await;
+    invalid(number, "QUERY_INVALID");
     let request = v1::SelectRequest {
         table: "t".into(),
         deleted: true,

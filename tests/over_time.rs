@@ -477,8 +477,17 @@ impl Replay {
                 json!({"_moment_seq": seq, "s": s, "count": count, "COUNT(DISTINCT n)": ns.len()})
             }));
         }
+        let times = self.times.clone();
         let without_time = |mut results: Vec<Value>| {
-            results.iter_mut().for_each(|result| _ = result.as_object_mut().unwrap().remove("_moment"));
+            for result in &mut results {
+                let moment = result.as_object_mut().unwrap().remove("_moment");
+                // The times of changes of the schema are not known here.
+                if let Some(known) = times.get(&result["_moment_seq"].as_u64().unwrap()) {
+                    let moment: driftdb_common::format::rfc3339::UtcTime =
+                        moment.unwrap().as_str().unwrap().parse().unwrap();
+                    assert_eq!(moment.millis(), *known, "{result}");
+                }
+            }
             results
         };
         let statement = format!(

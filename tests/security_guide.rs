@@ -1,4 +1,4 @@
-//! The commands of docs/security.md, docs/access.md and docs/audit.md run as they are written, from an empty directory to mutual TLS and tokens.
+//! The commands of docs/security.md, docs/access.md, docs/audit.md and docs/bucket.md run as they are written, from an empty directory.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -76,4 +76,14 @@ fn the_way_to_tokens_works_as_written() {
 #[test]
 fn the_audit_log_is_written_as_documented() {
     run("docs/audit.md", "driftctl status >/dev/null");
+}
+
+#[test]
+fn the_way_from_an_empty_bucket_to_a_restored_database_works_as_written() {
+    // What the page says: the deleted row is there again, and in the clone.
+    let check = r#"test "$(driftctl -d ./restored get orders o1)" = '{"id":"o1","status":"paid"}'
+test "$(driftctl -d ./restored select orders | wc -l)" = 2
+test "$(driftctl -d "$BUCKET-test" select orders | wc -l)" = 1
+driftctl backup verify "$BUCKET" --deep"#;
+    run("docs/bucket.md", check);
 }

@@ -480,3 +480,32 @@ async fn a_damaged_table_is_reported_by_its_newest_name() {
         assert_eq!(names.collect::<Vec<_>>(), [("t", false), ("u", true)]);
     }
 }
+
+/// The writer knows it from its memory, after a restart from the log, and from snapshots.
+#[tokio::test]
+async fn the_writer_says_what_a_renamed_table_is_called_now() {
+    let mut cluster = Cluster::start().await;
+    let statements = ["CREATE TABLE t (pk=id)", "ALTER TABLE t RENAME TO u", "ALTER TABLE u RENAME TO v"];
+    tell(&mut cluster.writer, &statements).await;
+    for round in 0..3 {
+        let writer = &mut cluster.writer;
+        for old in ["t", "u"] {
+            let insert = format!(r#"INSERT INTO {old} {{"id":"x"}}"#);
+            not_found(run(writer, &insert).await)
+                .says(&["does not exist: it was renamed to \"v\"; use that name"])
+                .tells("renamed_to", "v");
+            not_found(apply(writer, vec![put(old, r#"{"id":"x"}"#)]).await).tells("renamed_to", "v");
+            not_found(run(writer, &format!("DROP TABLE {old}")).await).tells("renamed_to", "v");
+        }
+        if round == 1 {
+            tell(writer, &[r#"UPSERT INTO v {"id":"x"}"#]).await;
+            snapshot(writer, "v").await.unwrap();
+        }
+        restart(&mut cluster).await;
+    }
+    // The name of another table now, and of none.
+    let writer = &mut cluster.writer;
+    tell(writer, &["CREATE TABLE t (pk=id)", r#"INSERT INTO t {"id":"x"}"#, "DROP TABLE v"]).await;
+    let refusal = run(writer, r#"INSERT INTO u {"id":"x"}"#).await.unwrap_err();
+    assert!(!refusal.message().contains("renamed"), "{refusal}");
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::binary;
+use crate::harness::{Daemon, binary};
 
 /// How long to wait for a program to print what it should.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,7 +40,11 @@ impl Tmux {
         command.arg("-S").arg(&self.socket).args(["-f", "/dev/null"]).current_dir(&self.directory);
         // No settings of whoever runs the tests.
         command.env("HOME", &self.directory).env_remove("TMUX").env("PAGER", "cat").env("NO_COLOR", "1");
-        command.env_remove("XDG_STATE_HOME").env("LC_ALL", "C.UTF-8").env("SHELL", "/bin/sh");
+        command
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("XDG_CONFIG_HOME")
+            .env("LC_ALL", "C.UTF-8")
+            .env("SHELL", "/bin/sh");
         command
     }
 
@@ -234,4 +238,144 @@ fn a_pager_that_is_left_early_drops_the_rest_of_the_result_only() {
         tmux.keys("shell", &["C-l"]);
         tmux.screen("shell", |screen| !screen.contains("(1 row)"));
     }
+}
+
+/// Takes the figures out of the view of `top`, and the widths that they change.
+fn without_figures(screen: &str) -> String {
+    let mut masked = String::new();
+    for line in screen.lines() {
+        let mut text = String::new();
+        for c in line.chars() {
+            match c {
+                '0'..='9' if text.ends_with('N') => {}
+                '.' if text.ends_with('N') => {}
+                '0'..='9' => text.push('N'),
+                '\u{2581}'..='\u{2588}' => text.push(' '),
+                c => text.push(c),
+            }
+        }
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let mut text = words.join(" ");
+        for unit in ["ms", "s", "min"] {
+            text = text.replace(&format!("N {unit}"), "N t");
+        }
+        // The height is that of the terminal.
+        if !(text.is_empty() && masked.ends_with("\n\n")) {
+            masked += &format!("{text}\n");
+        }
+    }
+    masked.replace("Nk", "N").trim_end().to_owned()
+}
+
+/// A writer and a reader on a directory with a table.
+fn daemons(directory: &Path) -> (Daemon, Daemon) {
+    let (writer, reader) = (Daemon::writer(directory), Daemon::reader(directory));
+    let mut command = Command::new(binary("driftctl"));
+    command.args(["--writer", &writer.url, "--reader", &reader.url, "sql", "CREATE TABLE t (pk=id)"]);
+    assert!(command.status().unwrap().success());
+    (writer, reader)
+}
+
+#[test]
+fn top_fits_terminals_of_80_and_of_200_columns() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        eprintln!("skipped: tmux is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, reader) = daemons(&dir.path().join("data"));
+    let top = format!(
+        "{} --writer {} --reader {},http://127.0.0.1:1 top --interval 200ms",
+        binary("driftctl").display(),
+        writer.url,
+        reader.url
+    );
+    for columns in [80, 200] {
+        let tmux = Tmux {
+            socket: dir.path().join(format!("tmux-{columns}")),
+            directory: dir.path().to_owned(),
+            columns,
+        };
+        tmux.start("top", &top);
+        // The first look has no rates yet. The seq, which a narrow terminal has no room for, comes before them.
+        let rate = if columns == 80 { 2 } else { 3 };
+        let has_rates = |screen: &str| {
+            let mut rows = screen.lines().filter(|line| line.starts_with("writer "));
+            rows.next().and_then(|row| row.split_whitespace().nth(rate)).is_some_and(|rate| rate != "-")
+        };
+        let screen = tmux.screen("top", has_rates);
+        assert!(screen.lines().all(|line| line.chars().count() <= columns as usize), "{screen}");
+        let found = without_figures(&screen);
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/terminal/top-{columns}.txt"));
+        if std::env::var_os("DRIFTDB_BLESS").is_some() {
+            fs::write(&golden, &found).unwrap();
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(found, expected, "{} differs; DRIFTDB_BLESS=1 writes it again", golden.display());
+    }
+}
+
+#[test]
+fn top_leaves_the_terminal_as_it_was() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        eprintln!("skipped: tmux is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, reader) = daemons(&dir.path().join("data"));
+    let top = format!("{} --writer {} --reader {} top", binary("driftctl").display(), writer.url, reader.url);
+    let script = format!(
+        "echo before; stty -g > $0.before; sh -c 'echo $$ > $0.pid; exec {top}'; echo code $?; stty -g > $0.after; printf '{DONE}'; sleep 600"
+    );
+    let tmux = Tmux { socket: dir.path().join("tmux"), directory: dir.path().to_owned(), columns: 80 };
+    let read =
+        |name: &str, what: &str| fs::read_to_string(dir.path().join(format!("{name}.{what}"))).unwrap();
+    for (name, key, code) in [
+        ("q", Some("q"), 0),
+        ("escape", Some("Escape"), 0),
+        ("interrupt", Some("C-c"), 0),
+        ("term", None, 143),
+    ] {
+        let script = script.replace("$0", name);
+        tmux.start(name, &script);
+        tmux.screen(name, |screen| screen.contains("q or Ctrl-C leaves"));
+        match key {
+            Some(key) => tmux.keys(name, &[key]),
+            None => {
+                let pid = read(name, "pid");
+                assert!(Command::new("kill").args(["-s", "TERM", pid.trim()]).status().unwrap().success());
+            }
+        }
+        // What was on the terminal is there again, and the view is not.
+        let screen = tmux.screen(name, |screen| screen.contains(DONE));
+        assert!(screen.contains("before") && screen.contains(&format!("code {code}")), "{name}: {screen}");
+        assert!(!screen.contains("q or Ctrl-C leaves"), "{name}: {screen}");
+        assert_eq!(read(name, "before"), read(name, "after"), "{name}");
+    }
+    // In a pipe: records.
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{top} --count 2 --interval 100ms | cat")]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("\"role\":\"writer\"")).count(), 2, "{text}");
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
+fn the_prompt_of_the_shell_shows_the_context() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        eprintln!("skipped: tmux is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tmux = Tmux { socket: dir.path().join("tmux"), directory: dir.path().to_owned(), columns: 80 };
+    let driftctl = binary("driftctl").display().to_string();
+    let steps = [
+        format!("{driftctl} init data"),
+        format!("{driftctl} context add copy -d data"),
+        format!("{driftctl} context use copy"),
+        format!("{driftctl} shell"),
+    ];
+    tmux.start("shell", &steps.join(" && "));
+    tmux.screen("shell", |screen| screen.contains("driftdb(copy)>"));
 }

@@ -5,6 +5,7 @@
 mod cycles;
 mod lexer;
 mod limits;
+mod log_fields;
 mod modules;
 mod planted;
 mod rules;
@@ -48,6 +49,17 @@ fn every_source_file_keeps_the_house_rules() {
         wrong.extend(rules::length(path, text, rules::LINES_MAX));
         wrong.extend(rules::unfinished(path, &code_of(text)));
     }
+    expect_none(&wrong);
+}
+
+#[test]
+fn log_lines_name_the_same_things_alike() {
+    let shipped: BTreeMap<String, (String, String)> =
+        files(&SOURCES).into_iter().map(|(path, text)| (path, (code_of(&text), text))).collect();
+    let found = shipped.iter().flat_map(|(path, (code, text))| log_fields::unknown_fields(path, code, text));
+    let mut wrong: Vec<String> = found.collect();
+    let lines = shipped.values().map(|(code, text)| (code.as_str(), text.as_str()));
+    wrong.extend(log_fields::unused_fields(lines));
     expect_none(&wrong);
 }
 

@@ -56,6 +56,27 @@ fn an_imported_commit_needs_the_offset_of_its_time() {
     assert!(!output.status.success() && text(&output).contains("has no UTC offset"), "{}", text(&output));
 }
 
+/// A commit cannot be earlier than the one before it. That its own time is lost must not go unsaid.
+#[test]
+fn apply_says_which_times_it_could_not_keep() {
+    let database = Database::new();
+    let commit = |time: &str, id: &str| {
+        format!(r#"{{"time":"{time}","ops":[{{"op":"put","table":"t","doc":{{"id":"{id}"}}}}]}}"#)
+    };
+    let lines = [
+        commit("2016-06-01T00:00:00Z", "b"),
+        commit("2016-12-31T23:59:59.500Z", "c"),
+        commit("2016-12-31T23:59:59.400Z", "d"),
+        commit("2017-01-01T00:00:00Z", "e"),
+    ];
+    let output = database.apply(&lines.join("\n"));
+    assert!(output.status.success(), "{}", text(&output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("note: 2 commits got a later time than in the file"), "{said}");
+    let output = database.apply(&commit("2017-01-02T00:00:00Z", "f"));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 #[test]
 fn what_is_not_exactly_a_time_is_refused_everywhere() {
     let database = Database::new();

@@ -228,6 +228,32 @@ async fn a_client_and_a_daemon_that_disagree_about_tls_find_out() {
     assert!(stderr(&output).contains("--tls-ca"), "{}", stderr(&output));
 }
 
+#[tokio::test]
+async fn an_address_in_clear_text_gets_tls_if_the_client_has_a_ca_and_the_daemon_wants_it() {
+    let (secure, plain) = (SecureCluster::start(), Cluster::start().await);
+    let client = |url: &str, tls: ClientTls| {
+        Client::with(ClientOptions { tls: Some(tls), ..ClientOptions::default() }, [url], [""; 0])
+    };
+    let url = secure.writer_daemon.url.replace("https://", "http://");
+    let status = client(&url, secure.tls()).writer_status().await.unwrap();
+    assert!(status.security.unwrap().tls);
+    // As the address says: this daemon has no TLS.
+    let status = client(&plain.writer_daemon.url, secure.tls()).writer_status().await.unwrap();
+    assert!(!status.security.unwrap().tls);
+    // A daemon that has TLS and is not trusted is not called in clear text instead.
+    let strange_ca = secure.dir.path().join("strange-ca.pem");
+    put(&strange_ca, &TestCa::new("another CA").pem);
+    let status = client(&url, secure.client.of_client(&strange_ca)).writer_status().await.unwrap_err();
+    assert_eq!(reason(&status).as_deref(), Some("TLS_FAILED"), "{status}");
+    // So a script whose addresses begin with http:// works once the environment names the files.
+    let reader = secure.reader_daemon.url.replace("https://", "http://");
+    for args in [&["sql", "CREATE TABLE t (pk=id)"][..], &["select", "t"], &["status"]] {
+        let mut command = secure.driftctl(&secure.tls(), args);
+        let output = command.env("DRIFTDB_WRITER", &url).env("DRIFTDB_READER", &reader).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn options_that_need_each_other_are_checked() {
     for (args, expected) in [

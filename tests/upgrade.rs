@@ -3,16 +3,25 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests read fixtures")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use driftdb::v1;
 use driftdb_common::error::Result;
+use driftdb_common::format::head::FORMAT_VERSION;
 use driftdb_common::format::lineage::{LineagePoint, Membership};
 use driftdb_common::storage::fs::sim::{CrashPolicy, SimDisk};
-use driftdb_common::storage::layout::DataDir;
+use driftdb_common::storage::layout::{DataDir, read_database};
 use driftdb_common::storage::wal::appender::{Log, LogOptions};
 use driftdb_common::storage::{head, lineage, recovery};
 
+use crate::harness::calls::ask;
+use crate::harness::database::copy;
+use crate::harness::{Daemon, Reader, create_table};
+
+/// A fixture of each format.
+const FORMATS: [&str; 5] = ["v1", "v1.1", "v2", "v3", "v4"];
 /// The last commit of the fixtures.
 const LAST: u64 = 20;
 
@@ -70,7 +79,7 @@ fn check(disk: &SimDisk, before: LineagePoint, what: &str) {
 
 #[test]
 fn a_power_cut_at_any_step_leaves_a_whole_database() {
-    for fixture in ["v1", "v1.1", "v2", "v3", "v4"] {
+    for fixture in FORMATS {
         let old = disk_of(fixture);
         let found = head::read(&*old.shared(), &dir()).unwrap().unwrap();
         let before = lineage::read(&*old.shared(), &dir(), &found).unwrap().point(LAST);
@@ -88,6 +97,62 @@ fn a_power_cut_at_any_step_leaves_a_whole_database() {
             }
             check(&run.clone_state(), before, &format!("{fixture}, killed at step {stop}"));
         }
+    }
+}
+
+/// Every format that any version has written has a fixture, so that no change can forget one.
+#[test]
+fn every_format_has_a_fixture() {
+    let formats: Vec<u8> = FORMATS
+        .iter()
+        .map(|fixture| {
+            let disk = disk_of(fixture);
+            read_database(&*disk.shared(), &dir()).unwrap().unwrap().format
+        })
+        .collect();
+    assert!((1..=FORMAT_VERSION).all(|format| formats.contains(&format)), "{formats:?} of {FORMAT_VERSION}");
+    assert_eq!(*formats.iter().max().unwrap(), FORMAT_VERSION);
+}
+
+/// The rows of every table of a database, by the reader's answers.
+async fn rows(reader: &mut Reader) -> BTreeMap<String, Vec<(String, serde_json::Value)>> {
+    let tables = ask(reader, "SHOW TABLES", 0).await.unwrap();
+    let names: Vec<String> = tables.tables().iter().map(|table| table.table.clone()).collect();
+    assert!(!names.is_empty());
+    let mut found = BTreeMap::new();
+    for name in names {
+        let rows = ask(reader, &format!("SELECT * FROM {name}"), 0).await.unwrap().rows();
+        found.insert(name, rows);
+    }
+    found
+}
+
+/// What docs/operations/upgrade.md promises: a new reader reads an old database and changes nothing, a new writer upgrades it, and
+/// everything reads as before.
+#[tokio::test]
+async fn both_daemons_open_a_database_of_every_format() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for fixture in FORMATS.iter().chain(&["snapshots", "composite", "keys", "renamed"]) {
+        let held = tempfile::tempdir().unwrap();
+        copy(&fixtures.join(fixture), held.path());
+        let database = || std::fs::read(held.path().join("database.json")).unwrap();
+        let before = database();
+        let reader = Daemon::reader(held.path());
+        let old = rows(&mut reader.as_reader().await).await;
+        assert_eq!(database(), before, "{fixture}: a reader changes nothing");
+        let mut writer = Daemon::writer(held.path());
+        let status =
+            writer.as_writer().await.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
+        let format: serde_json::Value = serde_json::from_slice(&database()).unwrap();
+        assert_eq!(format["body"]["format"], FORMAT_VERSION, "{fixture}");
+        assert_eq!(rows(&mut reader.as_reader().await).await, old, "{fixture}");
+        drop(reader);
+        let next = Daemon::reader(held.path());
+        assert_eq!(rows(&mut next.as_reader().await).await, old, "{fixture}");
+        // It takes writes.
+        let token = create_table(&mut writer.as_writer().await, "after_the_upgrade").await.unwrap();
+        assert_eq!(token.seq, status.last_seq + 1, "{fixture}");
+        assert!(writer.terminate().await.success());
     }
 }
 

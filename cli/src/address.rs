@@ -11,7 +11,7 @@ use crate::token::{check_address, token};
 #[derive(Debug, Clone)]
 pub(crate) struct DaemonAddress {
     url: String,
-    /// For `https://` addresses.
+    /// For `https://` addresses, and for others whose daemon has TLS.
     tls: Option<ClientTls>,
 }
 

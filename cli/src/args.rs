@@ -4,16 +4,20 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind as ClapErrorKind;
-use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::service::options::{ClockJump, parse_clock_jump};
 
+mod backup;
 mod bench;
 mod cert;
+mod context;
 mod dump;
+mod export;
+mod given;
 mod maintenance;
+mod observe;
 mod rows;
 mod security;
 mod statements;
@@ -23,13 +27,20 @@ mod tests;
 mod tls;
 mod watch;
 
+pub(crate) use backup::{
+    BackupArgs, BackupCommand, CloneArgs, CollectBucketArgs, RestoreArgs, VerifyBucketArgs,
+};
 pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind, GrowthAxis};
 pub(crate) use cert::{CertArgs, CertCommand, NewCertArgs};
+pub(crate) use context::{AddContextArgs, ContextArgs, ContextCommand, UseContextArgs};
 pub(crate) use dump::{DumpArgs, LoadArgs};
+pub(crate) use export::{ExportArgs, ExportFormat};
+pub(crate) use given::GivenOptions;
 pub(crate) use maintenance::{
-    ClockArgs, ClockCommand, CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs,
-    SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,
+    ClockArgs, ClockCommand, CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, GET_PRICE,
+    InitArgs, ManArgs, PUT_PRICE, SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,
 };
+pub(crate) use observe::{HealthArgs, TopArgs};
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
 pub(crate) use security::{AuthArgs, AuthCommand, NewTokenArgs, TokenArgs, TokenCommand};
 pub(crate) use statements::{DiffArgs, DriftArgs, FindArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
@@ -92,6 +103,9 @@ Data goes to stdout. Notes, progress and errors go to stderr.";
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
+    /// Use the database of this name in your configuration file; see `driftctl context` [default: the current context]
+    #[arg(long, global = true, value_name = "NAME", env = "DRIFTCTL_CONTEXT")]
+    pub(crate) context: Option<String>,
     /// Address of the writer, or of several, separated by commas, if there are standbys: the active one is used
     /// [default: http://127.0.0.1:7401]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_WRITER", value_delimiter = ',')]
@@ -103,9 +117,14 @@ pub(crate) struct GlobalArgs {
     /// File with the token to send to the daemons; it is sent only over TLS, or to this machine
     #[arg(long, global = true, value_name = "FILE", env = "DRIFTDB_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Open this data directory without daemons; it is read-only while a writer is running
+    /// Open this data directory without daemons; it is read-only while a writer is running. The URL of a bucket, such as
+    /// s3://backups/orders, opens a copy of its database for reading
     #[arg(short, long, global = true, value_name = "DIR", env = "DRIFTDB_DATA")]
     pub(crate) data: Option<PathBuf>,
+    /// With the URL of a bucket as --data: directory in which the copy stays, so that the next command copies only what is new
+    /// [default: a temporary directory, which is removed]
+    #[arg(long, global = true, value_name = "DIR", env = "DRIFTDB_BUCKET_CACHE")]
+    pub(crate) bucket_cache: Option<PathBuf>,
     /// Format of the output [default: table on a terminal, otherwise jsonl]
     #[arg(short, long, global = true, value_name = "FORMAT", env = "DRIFTDB_OUTPUT")]
     pub(crate) output: Option<Format>,
@@ -131,7 +150,7 @@ pub(crate) struct GlobalArgs {
 }
 
 /// Checks the name of a time zone.
-fn parse_time_zone(name: &str) -> Result<String, String> {
+pub(crate) fn parse_time_zone(name: &str) -> Result<String, String> {
     LocalClock::in_zone(name, 0).map(|clock| clock.zone_name().to_owned()).map_err(|e| e.message().to_owned())
 }
 
@@ -148,6 +167,8 @@ pub(crate) enum Format {
     Jsonl,
     /// Comma-separated values with a header.
     Csv,
+    /// A Parquet file; only of `export`.
+    Parquet,
 }
 
 /// The commands.
@@ -201,6 +222,18 @@ pub(crate) enum Command {
     /// Write a dump into a database without its tables
     #[command(after_help = dump::LOAD_EXAMPLES)]
     Load(LoadArgs),
+    /// Write rows to a CSV or JSON Lines file
+    #[command(after_help = export::EXPORT_EXAMPLES)]
+    Export(ExportArgs),
+    /// Back up a database to a bucket, or check one
+    #[command(after_help = backup::BACKUP_EXAMPLES)]
+    Backup(BackupArgs),
+    /// Restore a database from a bucket to any commit
+    #[command(after_help = backup::RESTORE_EXAMPLES)]
+    Restore(RestoreArgs),
+    /// Begin a new database in a bucket as another one was
+    #[command(after_help = backup::CLONE_EXAMPLES)]
+    Clone(CloneArgs),
     /// Write a snapshot of a table
     #[command(after_help = maintenance::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),
@@ -213,7 +246,7 @@ pub(crate) enum Command {
     /// Check or repair a data directory without daemons
     #[command(after_help = maintenance::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
-    /// Check that a file system is safe for DriftDB
+    /// Check that a file system or a bucket is safe for DriftDB
     #[command(after_help = maintenance::STORAGE_EXAMPLES)]
     StorageCheck(StorageCheckArgs),
     /// Run the second process of `storage-check`
@@ -228,6 +261,15 @@ pub(crate) enum Command {
     /// Show the daemons, the lag of the readers, and the tables
     #[command(after_help = maintenance::STATUS_EXAMPLES)]
     Status,
+    /// Tell whether daemons are ready, by the exit code
+    #[command(after_help = observe::HEALTH_EXAMPLES)]
+    Health(HealthArgs),
+    /// Watch the daemons: rates, lag, watchers, jobs, memory
+    #[command(after_help = observe::TOP_EXAMPLES)]
+    Top(TopArgs),
+    /// Manage named databases
+    #[command(after_help = context::CONTEXT_EXAMPLES)]
+    Context(ContextArgs),
     /// Measure the performance of this machine or a deployment
     #[command(after_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),
@@ -240,17 +282,46 @@ pub(crate) enum Command {
     /// Print a completion script for a shell
     #[command(after_help = maintenance::COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
+    /// Write the manual pages of driftctl
+    #[command(after_help = maintenance::MAN_EXAMPLES)]
+    Man(ManArgs),
     /// Run the server of a ceiling for `bench`
     #[command(hide = true)]
     BenchServer(BenchServerArgs),
 }
 
-/// Parses the arguments and the environment of the process. If they are invalid or ask for help, prints it and exits.
-pub(crate) fn parse() -> Cli {
-    from_matches(&Cli::command().get_matches()).unwrap_or_else(|e| e.exit())
+impl Command {
+    /// Whether the command works on the current context's database if none is named. Those that create or start a database of their own,
+    /// or load one, need to be told.
+    pub(crate) fn uses_current_context(&self) -> bool {
+        !matches!(
+            self,
+            Command::Init(_)
+                | Command::Dev(_)
+                | Command::Demo(_)
+                | Command::Bench(_)
+                | Command::Doctor(_)
+                | Command::Token(_)
+                | Command::Auth(_)
+                | Command::Cert(_)
+                | Command::Completions(_)
+                | Command::Man(_)
+                | Command::Context(_)
+                | Command::StorageCheck(_)
+                | Command::StoragePeer(_)
+                | Command::BenchServer(_)
+        )
+    }
 }
 
-/// The command line from what clap has matched. Sorts out what clap cannot.
+/// Parses the arguments and the environment of the process, and says which options they have. If they are invalid or ask for help, prints
+/// it and exits.
+pub(crate) fn parse() -> (Cli, GivenOptions) {
+    let matches = Cli::command().get_matches();
+    (from_matches(&matches).unwrap_or_else(|e| e.exit()), GivenOptions::of(&matches))
+}
+
+/// The command line from what clap has matched. Sorts out what clap cannot, except for what a context may add: see [`check`].
 pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
     let mut cli = Cli::from_arg_matches(matches)?;
     let resolved = match &mut cli.command {
@@ -258,24 +329,29 @@ pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         Command::Diff(args) => args.rows.resolve(0, usize::MAX),
         Command::Drift(args) => args.rows.resolve(0, 1),
         Command::Find(args) => args.rows.resolve(0, 1),
+        Command::Export(args) => args.target().map(drop),
         Command::Revert(args) => args.row.resolve(usize::from(!args.is_bulk()), usize::from(!args.is_bulk())),
         _ => Ok(()),
     };
     resolved.map_err(|message| Cli::command().error(ClapErrorKind::WrongNumberOfValues, message))?;
-    cli.global
-        .tls
-        .check()
-        .map_err(|message| Cli::command().error(ClapErrorKind::MissingRequiredArgument, message))?;
     // The command line takes precedence over the environment, also between options that exclude each other.
-    let source = |id: &str| {
-        let inner = matches.subcommand().and_then(|(_, sub)| sub.value_source(id));
-        inner.or_else(|| matches.value_source(id))
-    };
-    let addressed = ["writer", "reader"].iter().any(|id| source(id) == Some(ValueSource::CommandLine));
-    if addressed && source("data") == Some(ValueSource::EnvVariable) {
+    let given = GivenOptions::of(matches);
+    let is_addressed = given.on_command_line("writer") || given.on_command_line("reader");
+    if is_addressed && !given.on_command_line("data") {
         cli.global.data = None;
     }
     Ok(cli)
+}
+
+/// Fails if an option is missing that another one needs, or does not fit the command, once it is known what the context has.
+pub(crate) fn check(cli: &Cli) -> Result<(), clap::Error> {
+    let checked = cli.global.tls.check();
+    checked.map_err(|message| Cli::command().error(ClapErrorKind::MissingRequiredArgument, message))?;
+    if cli.global.output == Some(Format::Parquet) && !matches!(cli.command, Command::Export(_)) {
+        let message = "only export writes parquet; use another format of -o";
+        return Err(Cli::command().error(ClapErrorKind::InvalidValue, message));
+    }
+    Ok(())
 }
 
 /// The definition of the command line, for completions.

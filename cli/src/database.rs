@@ -22,6 +22,7 @@ pub(crate) use tables::{all_tables_at, key_type_of, tables_at};
 
 pub(crate) use driftdb::client::{ReaderApi, WriterApi};
 
+mod bucket_copy;
 mod embedded;
 mod tables;
 #[cfg(test)]
@@ -44,6 +45,8 @@ pub(crate) struct DatabaseHandle {
     /// Whether the user was told that the writer is unreachable.
     noted: bool,
     expected: ExpectedDaemons,
+    /// The name of the context that has named the database, if any.
+    context: Option<String>,
 }
 
 /// The daemons that the user expects: those that are named, and the writer if none is.
@@ -57,6 +60,11 @@ impl DatabaseHandle {
     /// The database that the options name. Nothing is connected or opened yet.
     pub(crate) fn new(global: &GlobalArgs) -> DatabaseHandle {
         match &global.data {
+            Some(data) if data.to_str().is_some_and(|data| data.contains("://")) => {
+                let url = data.to_string_lossy().into_owned();
+                let embedded = embedded::Embedded::of_bucket(url, global.bucket_cache.clone());
+                DatabaseHandle::on(Some(embedded), Client::on(client_options(), None, None))
+            }
             Some(data) => {
                 let embedded = embedded::Embedded::new(data.clone(), global.max_clock_jump);
                 DatabaseHandle::on(Some(embedded), Client::on(client_options(), None, None))
@@ -75,6 +83,7 @@ impl DatabaseHandle {
         }
         .stale(global.stale)
         .in_zone(global.tz.as_deref())
+        .in_context(global.context.as_deref())
     }
 
     /// The daemons at these addresses.
@@ -105,6 +114,7 @@ impl DatabaseHandle {
             writer_found: false,
             noted: false,
             expected,
+            context: None,
         }
     }
 
@@ -117,6 +127,16 @@ impl DatabaseHandle {
     /// Sets the time zone of words for moments; UTC if `None`.
     fn in_zone(self, name: Option<&str>) -> DatabaseHandle {
         DatabaseHandle { time_zone: name.unwrap_or_default().to_owned(), ..self }
+    }
+
+    /// Sets the name of the context that has named the database.
+    fn in_context(self, name: Option<&str>) -> DatabaseHandle {
+        DatabaseHandle { context: name.map(str::to_owned), ..self }
+    }
+
+    /// The name of the context that has named the database, if any.
+    pub(crate) fn context(&self) -> Option<&str> {
+        self.context.as_deref()
     }
 
     /// The time zone of words for moments, as requests name it.
@@ -232,6 +252,11 @@ impl DatabaseHandle {
         }
         let client = self.write_client().await?;
         client.verify(request, progress_line(), problem).await.map_err(|s| to_error(&s))
+    }
+
+    /// Has the writer ship to a bucket what it lacks of the database.
+    pub(crate) async fn back_up(&mut self, request: v1::BackupRequest) -> Result<v1::BackupInfo> {
+        self.write_client().await?.backup(request, progress_line()).await.map_err(|s| to_error(&s))
     }
 
     /// Accepts the time of the writer's clock.

@@ -1,14 +1,14 @@
 //! Runs the command that the arguments name.
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, GivenOptions};
 use crate::commands;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 use crate::token;
 
-/// Runs the command of a command line.
-pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
+/// Runs the command of a command line, whose options are `given`.
+pub(crate) async fn dispatch(cli: Cli, given: &GivenOptions, out: &mut Printer) -> CliResult {
     let global = cli.global;
     match cli.command {
         Command::Init(args) => commands::init::run(args, out).await,
@@ -22,14 +22,29 @@ pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
         Command::Auth(args) => commands::auth::run(args, out),
         Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
         Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
+        Command::Backup(args) => commands::backup::run(args, &global, out).await,
+        Command::Restore(args) => commands::restore::run(args, &global, out).await,
+        Command::Clone(args) => commands::clone::run(args, &global, out).await,
         Command::Cert(args) => commands::cert::run(&args),
         Command::Completions(args) => commands::completions::run(&args, out),
+        Command::Man(args) => commands::man::run(&args),
+        Command::Context(args) => commands::context::run(args, &global, given, out),
+        Command::Health(args) => {
+            token::load(&global)?;
+            commands::health::run(args, &global, out).await
+        }
         Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
         Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),
         command => {
             token::load(&global)?;
             let mut database = DatabaseHandle::new(&global);
-            let outcome = run_on_database(command, &mut database, out).await;
+            let outcome = match command {
+                Command::Export(args) => {
+                    commands::export::run(args, (&global, given), &mut database, out).await
+                }
+                Command::Top(args) => commands::top::run(args, given, &mut database, out).await,
+                command => run_on_database(command, &mut database, out).await,
+            };
             // If both fail, the error of the command is the cause.
             outcome.and(database.close().await.map_err(Failure::from))
         }

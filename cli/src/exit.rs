@@ -40,6 +40,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// A program that driftctl ran for the user failed.
     Program(String),
+    /// A daemon is alive, and not ready.
+    NotReady(String),
     /// A daemon or the embedded database returned an error.
     Database(Error),
     /// A DriftQL statement or condition failed.
@@ -93,7 +95,7 @@ impl Failure {
     fn error(&self) -> Option<&Error> {
         match self {
             Failure::Database(error) | Failure::Statement { error, .. } => Some(error),
-            Failure::BrokenPipe | Failure::Usage(_) | Failure::Program(_) => None,
+            Failure::BrokenPipe | Failure::Usage(_) | Failure::Program(_) | Failure::NotReady(_) => None,
         }
     }
 
@@ -102,7 +104,7 @@ impl Failure {
         match self {
             Failure::BrokenPipe => DONE,
             Failure::Usage(_) => USAGE,
-            Failure::Program(_) => ERROR,
+            Failure::Program(_) | Failure::NotReady(_) => ERROR,
             Failure::Database(error) | Failure::Statement { error, .. } => exit_code(error),
         }
     }
@@ -111,7 +113,9 @@ impl Failure {
     pub(crate) fn text(&self) -> String {
         match self {
             Failure::BrokenPipe => String::new(),
-            Failure::Usage(message) | Failure::Program(message) => format!("error: {message}\n"),
+            Failure::Usage(message) | Failure::Program(message) | Failure::NotReady(message) => {
+                format!("error: {message}\n")
+            }
             Failure::Database(error) => {
                 let text = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
                 text + hint(error)

@@ -12,12 +12,15 @@ mod bulk;
 mod changes;
 mod child;
 mod commands;
+mod contexts;
 mod database;
 mod dispatch;
 mod errors;
 mod exit;
 mod input;
+mod made_keys;
 mod orders;
+mod output_file;
 mod processes;
 mod render;
 mod session;
@@ -27,19 +30,30 @@ mod statement;
 mod testing;
 mod token;
 
-use args::{Cli, Command, Format};
+use args::{Cli, Command, Format, GivenOptions};
 use dispatch::dispatch;
 use exit::Failure;
 use render::Printer;
 
 /// Runs the program: parses the arguments, runs the command and reports errors.
 pub fn main() -> ExitCode {
-    let mut cli = args::parse();
+    let (mut cli, given) = args::parse();
+    let applied = match &cli.command {
+        // It shows and changes contexts, and works on none.
+        Command::Context(_) => Ok(()),
+        command => contexts::apply(&mut cli.global, &given, command.uses_current_context()),
+    };
     // `demo` prints for people, wherever stdout goes.
     if matches!(cli.command, Command::Demo(_)) {
         cli.global.output = Some(Format::Table);
     }
     let mut output = Printer::stdout(&cli.global);
+    if let Err(error) = applied {
+        let failure = Failure::from(error);
+        output.print_failure(&failure);
+        return ExitCode::from(failure.code());
+    }
+    args::check(&cli).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -48,19 +62,19 @@ pub fn main() -> ExitCode {
             return ExitCode::from(failure.code());
         }
     };
-    let code = runtime.block_on(run(cli, &mut output));
+    let code = runtime.block_on(run(cli, &given, &mut output));
     // Do not wait for blocking calls, such as a read from the terminal.
     runtime.shutdown_background();
     ExitCode::from(code)
 }
 
-async fn run(cli: Cli, output: &mut Printer) -> u8 {
+async fn run(cli: Cli, given: &GivenOptions, output: &mut Printer) -> u8 {
     // Servers handle signals themselves, to shut down cleanly.
     let serves = matches!(cli.command, Command::Dev(_) | Command::BenchServer(_));
     // At a prompt Ctrl-C stops the running statement, not the program.
     let prompts = matches!(cli.command, Command::Shell) && io::stdin().is_terminal();
     let ended = {
-        let work = dispatch(cli, output);
+        let work = dispatch(cli, given, output);
         if serves {
             Ok(work.await)
         } else {

@@ -1,12 +1,13 @@
 //! Daemons as child processes: start, measure and stop them. A child never outlives its owner.
 
-use std::io::Read;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use driftdb::client::ClientTls;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::storage::fs;
+use driftdb_common::storage::process_usage::ProcessOf;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
@@ -18,11 +19,28 @@ use crate::child::{ChildProcess, own_program};
 const START: Duration = Duration::from_secs(60);
 /// How long a daemon may take to close its database.
 const STOP: Duration = Duration::from_secs(30);
-/// What the environment may say of the protection of daemons.
-const SECURITY_ENVIRONMENT: [&str; 4] =
-    ["DRIFTDB_TLS_CERT", "DRIFTDB_TLS_KEY", "DRIFTDB_TLS_CLIENT_CA", "DRIFTDB_INSECURE_LISTEN"];
+/// What the environment may say of daemons that is not meant for those of this program, which listen on loopback and are gone soon: their
+/// protection, and their configuration file.
+const FOREIGN_ENVIRONMENT: [&str; 8] = [
+    "DRIFTDB_CONFIG",
+    "DRIFTDB_TLS_CERT",
+    "DRIFTDB_TLS_KEY",
+    "DRIFTDB_TLS_CLIENT_CA",
+    "DRIFTDB_AUTH_FILE",
+    "DRIFTDB_AUDIT_LOG",
+    "DRIFTDB_AUDIT_CALLS",
+    "DRIFTDB_INSECURE_LISTEN",
+];
 /// How many bytes of a daemon's log are kept, to explain why it did not start.
 const LOG_BYTES: usize = 8 << 10;
+
+/// The options about the bucket. A writer with an empty directory would take over the database in the bucket of the environment.
+const BUCKET_ENVIRONMENT: &str = "DRIFTDB_BUCKET";
+
+/// Whether a variable of the environment is not meant for the daemons that this program starts.
+fn is_for_other_daemons(name: &str) -> bool {
+    name.starts_with(BUCKET_ENVIRONMENT) || FOREIGN_ENVIRONMENT.contains(&name)
+}
 
 /// A daemon in its own process. It is killed on drop.
 #[derive(Debug)]
@@ -36,12 +54,18 @@ pub(crate) struct DaemonProcess {
 impl DaemonProcess {
     /// Starts a daemon of DriftDB on a directory and a free port. Its program must be in the directory of this program.
     pub(crate) async fn start(name: &str, data: &Path) -> Result<DaemonProcess> {
+        DaemonProcess::start_with(name, data, &[]).await
+    }
+
+    /// The same, with further options.
+    pub(crate) async fn start_with(name: &str, data: &Path, options: &[OsString]) -> Result<DaemonProcess> {
         let mut command = Command::new(sibling(name)?);
-        // They protect the daemons of the environment, not this one, which listens on loopback and is gone soon.
-        for name in SECURITY_ENVIRONMENT {
-            command.env_remove(name);
+        for name in std::env::vars_os().map(|(name, _)| name) {
+            if name.to_str().is_some_and(is_for_other_daemons) {
+                command.env_remove(name);
+            }
         }
-        command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).args(options);
         DaemonProcess::spawn(command).await
     }
 
@@ -72,24 +96,31 @@ impl DaemonProcess {
 
     /// How to connect to it.
     pub(crate) fn address(&self) -> DaemonAddress {
-        DaemonAddress::new(self.url.clone(), None)
+        self.address_with(None)
+    }
+
+    /// How to connect to it if it has TLS.
+    pub(crate) fn address_with(&self, tls: Option<&ClientTls>) -> DaemonAddress {
+        let url = match tls {
+            Some(_) => self.url.replacen("http://", "https://", 1),
+            None => self.url.clone(),
+        };
+        DaemonAddress::new(url, tls.cloned())
     }
 
     /// The processor time used by the daemon, if the system reports it.
     pub(crate) fn processor_time(&self) -> Option<Duration> {
-        let mut stat = String::new();
-        let path = PathBuf::from(format!("/proc/{}/stat", self.process.id()?));
-        fs::open_input(&path).ok()?.read_to_string(&mut stat).ok()?;
-        let ticks = parse_ticks(&stat)?;
-        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        ProcessOf::Id(self.process.id()?).processor_time()
     }
 
     /// The resident memory of the daemon in bytes, if the system reports it.
     pub(crate) fn memory(&self) -> Option<u64> {
-        let mut status = String::new();
-        let path = PathBuf::from(format!("/proc/{}/status", self.process.id()?));
-        fs::open_input(&path).ok()?.read_to_string(&mut status).ok()?;
-        parse_resident(&status)
+        ProcessOf::Id(self.process.id()?).resident_bytes()
+    }
+
+    /// Kills the daemon (SIGKILL), and waits until it has ended.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await
     }
 
     /// Sends SIGTERM and waits until the daemon has ended.
@@ -124,38 +155,18 @@ async fn last_of(mut pipe: impl tokio::io::AsyncRead + Unpin) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// User and system time in clock ticks: fields 14 and 15 of `/proc/PID/stat`. The second field is the program's name
-/// in parentheses, and may contain any character.
-fn parse_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
-/// The resident memory in bytes. `/proc/PID/status` reports it in KiB.
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn resident_memory_is_parsed() {
-        let status = "Name:\ta\nVmPeak:\t  9 kB\nVmRSS:\t  2048 kB\nRssAnon:\t 1 kB\n";
-        assert_eq!(parse_resident(status), Some(2 << 20));
-        assert_eq!(parse_resident("Name:\ta\n"), None);
-    }
-
-    #[test]
-    fn processor_time_is_parsed_after_any_program_name() {
-        let stat = "123 (a ) b 1 2) S 1 123 123 0 -1 4194304 100 0 0 0 70 30 0 0 20 0 4 0 100";
-        assert_eq!(parse_ticks(stat), Some(100));
-        assert_eq!(parse_ticks("123 (x) S 1"), None);
+    fn the_bucket_and_the_protection_of_other_daemons_are_not_passed_on() {
+        for name in ["DRIFTDB_BUCKET", "DRIFTDB_BUCKET_ACK", "DRIFTDB_CONFIG", "DRIFTDB_AUTH_FILE"] {
+            assert!(is_for_other_daemons(name), "{name}");
+        }
+        for name in ["AWS_ENDPOINT", "DRIFTDB_LOG", "PATH"] {
+            assert!(!is_for_other_daemons(name), "{name}");
+        }
     }
 
     fn shell(script: &str) -> Command {

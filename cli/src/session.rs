@@ -10,18 +10,17 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
 use driftdb_common::query::ast::Statement;
 use driftdb_common::query::script::{ScriptStatement, split};
+use driftdb_common::table::operation::KeyInput;
 use serde::Serialize;
 use v1::reader_service_execute_response::Result as ResponseItem;
 
 use crate::bulk;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
+use crate::made_keys;
 use crate::render::{self, Printer, ResultItem};
-use crate::shapes::{self, RequestedImages};
-use crate::statement::{self, StatementRoute};
-
-/// The most keys that a note for people names.
-const KEYS_SHOWN: usize = 10;
+use crate::shapes::{self, CommitRecord, RequestedImages};
+use crate::statement::{self, StatementRoute, TransactionPart};
 
 /// Runs statements one after another: a script, or what a user types.
 #[derive(Debug)]
@@ -52,11 +51,9 @@ struct Transaction {
 }
 
 impl Transaction {
-    fn add(&mut self, statement: Statement) -> Result<()> {
-        let (operations, preconditions) = statement::operations(statement)?;
-        self.request.operations.extend(operations);
-        self.request.preconditions.extend(preconditions);
-        Ok(())
+    fn add(&mut self, part: TransactionPart) {
+        self.request.operations.extend(part.operations);
+        self.request.preconditions.extend(part.preconditions);
     }
 }
 
@@ -163,11 +160,31 @@ impl<'a> Session<'a> {
                 }
                 self.run_at_reader(&origin, &statement).await
             }
-            StatementRoute::Writer(statement) => match &mut self.open {
-                Some(transaction) => transaction.add(*statement).map_err(|e| origin.failure(e)),
-                None => self.run_at_writer(&origin).await,
-            },
+            StatementRoute::Writer(_) if self.open.is_none() => self.run_at_writer(&origin).await,
+            StatementRoute::Writer(statement) => {
+                let part = statement::transaction_part(*statement).map_err(|e| origin.failure(e))?;
+                self.check_keys(&part.named_keys).await.map_err(|e| origin.failure(e))?;
+                if let Some(transaction) = &mut self.open {
+                    transaction.add(part);
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// Fails if a key of a transaction names its fields and the table's keys are not like that, as the writer does outside of a transaction.
+    async fn check_keys(&mut self, named: &[(String, KeyInput)]) -> Result<()> {
+        if named.is_empty() {
+            return Ok(());
+        }
+        let tables = self.database.writer_status().await?.tables;
+        for (table, key) in named {
+            // A table that does not exist is refused by the writer.
+            if let Some(info) = tables.iter().find(|info| info.table == *table) {
+                key.of_table(&shapes::schema(info)?)?;
+            }
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, origin: &StatementOrigin, request: v1::ApplyRequest) -> CliResult {
@@ -241,18 +258,12 @@ impl<'a> Session<'a> {
 
     /// Tells where the commit is, and which keys the writer made: people on stderr, a program that asked for JSON in the result.
     fn register_write(&mut self, seq: u64, made_keys: Vec<v1::MadeKey>) -> CliResult {
-        #[derive(Serialize)]
-        struct Commit {
-            seq: u64,
-            #[serde(skip_serializing_if = "Vec::is_empty")]
-            keys: Vec<String>,
-        }
-        let keys: Vec<String> = made_keys.into_iter().map(|made| made.key).collect();
+        let keys = made_keys::texts(made_keys);
         if self.out.wants_notes() {
-            render::note(&format!("ok, seq {seq}{}", with_keys(&keys)));
+            render::note(&format!("ok, seq {seq}{}", made_keys::with_keys(&keys)));
         }
         if self.out.wants_commits() {
-            self.out.print_item(ResultItem::Record(shapes::line(&Commit { seq, keys })?))?;
+            self.out.print_item(ResultItem::Record(shapes::line(&CommitRecord { seq, keys })?))?;
         }
         Ok(())
     }
@@ -265,21 +276,6 @@ impl<'a> Session<'a> {
             }
             None => Ok(()),
         }
-    }
-}
-
-/// The keys that the writer made, after a note for people: all, if they are few.
-fn with_keys(keys: &[String]) -> String {
-    let shown = keys.iter().take(KEYS_SHOWN).map(|key| format!("\n{key}")).collect::<String>();
-    match keys {
-        [] => String::new(),
-        [key] => format!(", key {key}"),
-        keys if keys.len() <= KEYS_SHOWN => format!(", {} keys:{shown}", keys.len()),
-        keys => format!(
-            ", {} keys, which -o json prints all:{shown}\nand {} more",
-            keys.len(),
-            keys.len() - KEYS_SHOWN
-        ),
     }
 }
 
@@ -336,23 +332,4 @@ pub(crate) async fn run_query(
         answer.notes.into_iter().try_for_each(|note| sink(ResultItem::Note(note)))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_note_names_a_few_keys_and_counts_the_others() {
-        let keys = |count: usize| (1..=count).map(|n| format!("k{n}")).collect::<Vec<_>>();
-        assert_eq!(with_keys(&[]), "");
-        assert_eq!(with_keys(&keys(1)), ", key k1");
-        assert_eq!(with_keys(&keys(2)), ", 2 keys:\nk1\nk2");
-        let many = with_keys(&keys(12));
-        assert!(
-            many.starts_with(", 12 keys, which -o json prints all:\nk1\n")
-                && many.ends_with("k10\nand 2 more"),
-            "{many}"
-        );
-    }
 }

@@ -11,7 +11,7 @@ use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed, ParsedPoint};
 use driftdb_common::service::convert::{operation_to_wire, precondition_to_wire};
 use driftdb_common::service::preconditions::boundary_to_wire;
-use driftdb_common::table::operation::CommitRequest;
+use driftdb_common::table::operation::{CommitRequest, KeyInput};
 use prost_types::Timestamp;
 use v1::as_of::At;
 
@@ -80,13 +80,33 @@ pub(crate) fn with_as_of<'a>(text: &'a str, statement: &Statement, point: &str) 
     }
 }
 
-/// The operations and preconditions that a statement adds to a transaction.
-pub(crate) fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
+/// What a statement adds to a transaction.
+#[derive(Debug)]
+pub(crate) struct TransactionPart {
+    /// The operations.
+    pub(crate) operations: Vec<v1::Operation>,
+    /// The preconditions.
+    pub(crate) preconditions: Vec<v1::Precondition>,
+    /// The keys that name their fields, each with its table. In the API they are text, which in a table with STRING keys could be a key
+    /// itself, so the type of the table's keys must be known.
+    pub(crate) named_keys: Vec<(String, KeyInput)>,
+}
+
+/// What a statement adds to a transaction.
+pub(crate) fn transaction_part(statement: Statement) -> Result<TransactionPart> {
     match change::of_statement(statement)? {
         CommitRequest::Rows { operations, preconditions, boundaries } => {
             let rows = preconditions.into_iter().map(precondition_to_wire);
             let boundaries = boundaries.into_iter().map(boundary_to_wire);
-            Ok((operations.into_iter().map(operation_to_wire).collect(), rows.chain(boundaries).collect()))
+            let named = operations.iter().filter_map(|operation| match &operation.key {
+                Some(key @ KeyInput::Named(_)) => Some((operation.table.clone(), key.clone())),
+                _ => None,
+            });
+            Ok(TransactionPart {
+                named_keys: named.collect(),
+                preconditions: rows.chain(boundaries).collect(),
+                operations: operations.into_iter().map(operation_to_wire).collect(),
+            })
         }
         CommitRequest::Schema(_) => Err(Error::new(
             Reason::QueryInvalid,
@@ -207,7 +227,8 @@ mod tests {
     }
 
     fn collected(text: &str) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
-        operations(parser::parse(text, &[]).unwrap())
+        let part = transaction_part(parser::parse(text, &[]).unwrap())?;
+        Ok((part.operations, part.preconditions))
     }
 
     #[test]

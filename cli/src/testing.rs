@@ -7,7 +7,7 @@ use driftdb::v1::writer_service_server::WriterServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::args::{self, Format};
+use crate::args::{self, Format, GivenOptions};
 use crate::exit::CliResult;
 use crate::render::Printer;
 use crate::render::sink::Sink;
@@ -15,10 +15,11 @@ use crate::render::sink::Sink;
 /// Runs a command line. Returns its result and its output.
 pub(crate) async fn driftctl(args: &[&str]) -> (CliResult, String) {
     let matches = args::command().try_get_matches_from(["driftctl"].iter().chain(args)).unwrap();
-    let cli = args::from_matches(&matches).unwrap();
+    let (cli, given) = (args::from_matches(&matches).unwrap(), GivenOptions::of(&matches));
+    args::check(&cli).unwrap();
     let sink = Sink::default();
     let mut output = Printer::new(Box::new(sink.clone()), cli.global.output.unwrap_or(Format::Jsonl));
-    let outcome = crate::dispatch::dispatch(cli, &mut output).await;
+    let outcome = crate::dispatch::dispatch(cli, &given, &mut output).await;
     let outcome = match outcome {
         Ok(()) => output.finish(),
         Err(failure) => output.end_result().and(Err(failure)),

@@ -31,6 +31,11 @@ pub(crate) fn load(global: &GlobalArgs) -> Result<()> {
     Ok(())
 }
 
+/// Calls daemons with a token from now on, unless the options name one.
+pub(crate) fn set(token: BearerToken) {
+    TOKEN.get_or_init(|| token);
+}
+
 /// The token, if there is one.
 pub(crate) fn token() -> Option<BearerToken> {
     TOKEN.get().cloned()

@@ -8,6 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Stands before the part of a message that tells what lies behind the error. That part can name files and tables that the caller must
+/// not know of, so only an administrator gets it.
+pub const CAUSE: &str = "; cause: ";
+
 /// The result of every fallible function of DriftDB.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -302,6 +306,13 @@ impl Error {
             Some(near) => error.with("nearest", near),
             None => error,
         }
+    }
+
+    /// The error of an unknown table with the name that the table has since a RENAME.
+    #[must_use]
+    pub fn renamed_to(mut self, name: &str) -> Self {
+        self.0.message = format!("{}: it was renamed to {name:?}; use that name", self.0.message);
+        self.with("renamed_to", name)
     }
 
     /// The error with the nearest of some names, if it is of an unknown table and suggests none yet.

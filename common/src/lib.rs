@@ -1,7 +1,8 @@
 //! The library that DriftDB's daemons and tools share, in layers.
 //!
-//! Each layer imports only the layers before it: [`format`](mod@format), [`storage`], [`table`], [`query`], [`service`].
-//! [`error`], [`limits`], [`planted`], [`memory`] and [`work`] are below all of them.
+//! Each layer imports only the layers before it: [`format`](mod@format), [`storage`], [`table`], [`bucket`],
+//! [`query`], [`service`].
+//! [`error`], [`limits`], [`planted`], [`memory`], [`work`] and [`metrics`] are below all of them.
 //!
 //! # Glossary
 //!
@@ -78,6 +79,16 @@
 //! - **candidate**: a key that an index or the memtable suggests; the row is then read and checked.
 //! - **compaction base**: the state at the start of a compacted segment; it replaces the events before the floor.
 //!
+//! ## Buckets
+//!
+//! - **bucket**: a database in an object store, under a prefix.
+//! - **chunk**: an object with what the log got between two published commits; its number decides its place.
+//! - **base**: a chunk with the whole state, from which a mirror can begin.
+//! - **fence** of a bucket: the empty chunk with which a writer takes over.
+//! - **mirror**: a directory with the bytes that the chunks of a bucket add up to.
+//! - **to ship**: to bring to the bucket what was published, or is about to be.
+//! - **collection**: the deletion of chunks and files that are older than the bucket is kept.
+//!
 //! ## In memory
 //!
 //! - **memtable**: a table's events after its newest delta layer, by key and by seq.
@@ -127,10 +138,12 @@
 //! - Sizes end in `_bytes`, times in `_ms`, commit numbers in `seq`; `base` is exclusive and `seq` inclusive in a
 //!   range of commits.
 
+pub mod bucket;
 pub mod error;
 pub mod format;
 pub mod limits;
 pub mod memory;
+pub mod metrics;
 pub mod planted;
 pub mod query;
 pub mod service;

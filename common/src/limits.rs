@@ -194,6 +194,8 @@ pub const CLIENTS: usize = 65_536;
 pub const WATCHES_PER_CLIENT: usize = 15_000;
 /// The time that calls have after a connection has reached its greatest age, in seconds; the default of --connection-grace.
 pub const CONNECTION_GRACE_SECS: u64 = 30;
+/// The size of a health check, in bytes: the one request that is received before it is known who calls.
+pub const HEALTH_REQUEST_BYTES: usize = 4 << 10;
 /// The size of a request's headers, in bytes.
 pub const HEADER_BYTES: u32 = 16 << 10;
 /// The time in which a new connection must finish its TLS handshake, and send the HTTP/2 preface and its settings, in seconds.
@@ -223,5 +225,44 @@ pub const AUDIT_REFUSALS_PER_SECOND: u64 = 100;
 pub const AUDIT_FILE_BYTES: u64 = 64 << 20;
 /// The default number of files of the audit log.
 pub const AUDIT_FILES: u32 = 10;
+/// The size of the names of the columns of an exported CSV or Parquet file, in bytes; each name counts with 100 bytes more.
+pub const EXPORT_HEADER_BYTES: usize = 1 << 20;
+/// The size in memory of the rows at which a row group of an exported Parquet file ends, in bytes.
+pub const EXPORT_ROW_GROUP_BYTES: usize = 32 << 20;
 /// The size of the JSON patch of a row in a diff, in bytes. A longer patch is left out.
 pub const PATCH_BYTES: usize = 1 << 20;
+/// The number of series that a daemon counts for its metrics. Further ones are not counted.
+pub const METRIC_SERIES: usize = 2048;
+/// The number of connections to the port of the metrics. Further ones are closed.
+pub const METRICS_CONNECTIONS: usize = 16;
+/// The size of a request to that port, in bytes.
+pub const METRICS_REQUEST_BYTES: usize = 8 << 10;
+/// The time in which such a request must arrive, in seconds.
+pub const METRICS_REQUEST_SECS: u64 = 10;
+/// The age at which a connection to that port is told to end, in seconds.
+pub const METRICS_CONNECTION_SECS: u64 = 300;
+/// The size of a chunk of the log in a bucket, in bytes.
+pub const BUCKET_CHUNK_BYTES: u64 = 256 << 20;
+/// The size of the changes that the next chunk for a bucket holds, in bytes. If there are more, whole segments are uploaded in their
+/// place.
+pub const BUCKET_CHANGES_BYTES: u64 = 32 << 20;
+/// The time after which a request to an object store has failed, in seconds.
+pub const BUCKET_REQUEST_SECS: u64 = 30;
+/// The time for which reads, uploads and listings of a bucket are repeated while its store does not answer, in seconds.
+pub const BUCKET_PATIENCE_SECS: u64 = 30;
+/// The number of objects that a listing of a folder in a bucket returns.
+pub const BUCKET_LISTED_OBJECTS: usize = 1_000_000;
+/// The number of chunks after which a bucket gets a new base, from which mirrors begin.
+pub const BUCKET_BASE_CHUNKS: u64 = 2000;
+/// The size of the changes after which a bucket gets a new base, in bytes, if they are a quarter of the log, too.
+pub const BUCKET_BASE_BYTES: u64 = 256 << 20;
+/// The default time between two chunks for a bucket, in milliseconds, if commits do not wait for it.
+pub const BUCKET_ASYNC_INTERVAL_MS: u64 = 1000;
+/// The default time between two chunks for a bucket, in milliseconds, if commits wait for it.
+pub const BUCKET_SYNC_INTERVAL_MS: u64 = 100;
+/// The longest time for which a writer without commits does not ask its bucket whether another has taken over, in seconds.
+pub const BUCKET_IDLE_CHECK_SECS: u64 = 60;
+/// What a reader of a bucket fetches at once when a file is read in order, in bytes.
+pub const BUCKET_READ_AHEAD_BYTES: u64 = 2 << 20;
+/// The shortest time between two chunks for a bucket, in milliseconds.
+pub const BUCKET_INTERVAL_LEAST_MS: u64 = 10;

@@ -41,11 +41,45 @@ pub enum PlantedBug {
     ActorBelieved,
     /// A table that a principal may not read is named where tables are listed.
     HiddenTablesListed,
+    /// A question over time looks only at the rows that an index finds now.
+    LeftRowsMissed,
+    /// A row that an index names is not compared with the condition.
+    CandidatesBelieved,
+    /// AS OF EVERY reads a moment before its commit, not after it.
+    MomentsOffByOne,
+    /// A DROP TABLE does not end the rows of the table.
+    DroppedRowsKept,
+    /// SHOW DRIFT compares only the row after an event with its condition.
+    DriftAfterOnly,
+    /// ORDER BY with LIMIT sorts only the first rows that it reads.
+    SortCutShort,
+    /// A row that is about to be taken out of a group is added once more.
+    RowsCountedTwice,
+    /// What must hold before a write is looked up without a look at who asks.
+    PreconditionsUnauthorized,
+    /// A watch delivers every table, those that are created later included.
+    WatchUnfiltered,
+    /// Statements that write nothing themselves, and the clauses of others, name any table: DRY RUN, EXPLAIN, IF NO CHANGE.
+    IndirectStatementsUnauthorized,
+    /// A call has no rule: whoever is known may make it.
+    CallWithoutRule,
+    /// The body of a call is received before it is known who calls.
+    AnonymousHeard,
+    /// What began before the rules changed is written by the rules of its beginning.
+    WritesUnleased,
+    /// A chunk is taken that does not follow the chunk before it.
+    ChunkChainUnchecked,
+    /// A fence is believed although collection may have passed it.
+    FenceUnchecked,
+    /// Collection deletes fences, too, so that an old writer can use their numbers.
+    FencesCollected,
+    /// A directory that was filled from a bucket counts as a database before its new epoch is begun.
+    EpochLate,
 }
 
 impl PlantedBug {
     /// Every bug.
-    pub const ALL: [PlantedBug; 17] = [
+    pub const ALL: [PlantedBug; 34] = [
         PlantedBug::AnswerBeforeFsync,
         PlantedBug::FsyncRetried,
         PlantedBug::CrcIgnored,
@@ -63,6 +97,23 @@ impl PlantedBug {
         PlantedBug::IdsUnscoped,
         PlantedBug::ActorBelieved,
         PlantedBug::HiddenTablesListed,
+        PlantedBug::LeftRowsMissed,
+        PlantedBug::CandidatesBelieved,
+        PlantedBug::MomentsOffByOne,
+        PlantedBug::DroppedRowsKept,
+        PlantedBug::DriftAfterOnly,
+        PlantedBug::SortCutShort,
+        PlantedBug::RowsCountedTwice,
+        PlantedBug::PreconditionsUnauthorized,
+        PlantedBug::WatchUnfiltered,
+        PlantedBug::IndirectStatementsUnauthorized,
+        PlantedBug::CallWithoutRule,
+        PlantedBug::AnonymousHeard,
+        PlantedBug::WritesUnleased,
+        PlantedBug::ChunkChainUnchecked,
+        PlantedBug::FenceUnchecked,
+        PlantedBug::FencesCollected,
+        PlantedBug::EpochLate,
     ];
 
     /// The bug's name in `DRIFTDB_PLANTED`.
@@ -85,6 +136,23 @@ impl PlantedBug {
             PlantedBug::IdsUnscoped => "ids-unscoped",
             PlantedBug::ActorBelieved => "actor-believed",
             PlantedBug::HiddenTablesListed => "hidden-tables-listed",
+            PlantedBug::LeftRowsMissed => "left-rows-missed",
+            PlantedBug::CandidatesBelieved => "candidates-believed",
+            PlantedBug::MomentsOffByOne => "moments-off-by-one",
+            PlantedBug::DroppedRowsKept => "dropped-rows-kept",
+            PlantedBug::DriftAfterOnly => "drift-after-only",
+            PlantedBug::SortCutShort => "sort-cut-short",
+            PlantedBug::RowsCountedTwice => "rows-counted-twice",
+            PlantedBug::PreconditionsUnauthorized => "preconditions-unauthorized",
+            PlantedBug::WatchUnfiltered => "watch-unfiltered",
+            PlantedBug::IndirectStatementsUnauthorized => "indirect-statements-unauthorized",
+            PlantedBug::CallWithoutRule => "call-without-rule",
+            PlantedBug::AnonymousHeard => "anonymous-heard",
+            PlantedBug::WritesUnleased => "writes-unleased",
+            PlantedBug::ChunkChainUnchecked => "chunk-chain-unchecked",
+            PlantedBug::FenceUnchecked => "fence-unchecked",
+            PlantedBug::FencesCollected => "fences-collected",
+            PlantedBug::EpochLate => "epoch-late",
         }
     }
 }

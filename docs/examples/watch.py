@@ -1,77 +1,33 @@
 """DriftDB from Python: keeps a copy of a table up to date, and uses the next reader if one fails."""
 
-import itertools
-import json
 import os
-import time
 
-import grpc
-from driftdb.v1 import reader_pb2, reader_pb2_grpc, types_pb2
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+import driftdb
 
-# A stream can be silent for a long time. Pings detect a connection that broke without an error.
-OPTIONS = [
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
-    ("grpc.http2.max_pings_without_data", 0),
-]
+writer = os.environ.get("DRIFTDB_WRITER", "127.0.0.1:7401")
+readers = os.environ.get("DRIFTDB_READER", "127.0.0.1:7402")
+db = driftdb.connect(f"driftdb://{writer},{readers}")
 
 
-def reason_of(error):
-    status = rpc_status.from_call(error)
-    info = error_details_pb2.ErrorInfo()
-    return next((info.reason for detail in status.details if detail.Unpack(info)), "") if status else ""
-
-
-def watch(readers, request):
-    """Yields each message once and in order, and each commit whole. If a reader fails, continues at the next one.
-    Yields `opened` at the start, and again if everything received so far is no longer valid."""
-    for attempt in itertools.count():
-        resumed = request.WhichOneof("start") == "resume_token"
-        with grpc.insecure_channel(readers[attempt % len(readers)], OPTIONS) as channel:
-            try:
-                whole = reader_pb2.WatchDriftResponse()
-                for message in reader_pb2_grpc.ReaderServiceStub(channel).WatchDrift(request):
-                    whole.MergeFrom(message)  # a large commit comes in parts; all but the last have `more`
-                    if message.commit.more:
-                        continue
-                    request.resume_token = message.resume_token
-                    if not (resumed and message.HasField("opened")):
-                        yield whole
-                    whole = reader_pb2.WatchDriftResponse()
-                return  # until_seq was reached
-            except grpc.RpcError as error:
-                if reason_of(error) in ("EPOCH_CHANGED", "BELOW_FLOOR"):
-                    for start in ("after_seq", "after_time", "resume_token"):
-                        request.ClearField(start)
-                    request.epoch, request.incarnation, request.initial_rows = 0, 0, True
-                elif error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-        time.sleep(0.2)
-
-
-def main():
-    readers = os.environ.get("DRIFTDB_READER", "127.0.0.1:7402").split(",")
-    orders = {}
-    for message in watch(readers, reader_pb2.WatchDriftRequest(tables=["orders"], initial_rows=True, with_after=True)):
-        if message.HasField("opened"):
-            orders.clear()
-        for row in message.rows.rows:
-            orders[row.key] = json.loads(row.document.json)
-        for change in message.commit.changes:
-            if change.kind == types_pb2.CHANGE_KIND_SCHEMA:
-                if json.loads(change.payload.json)["action"] == "drop":
+def follow(orders):
+    """Applies everything that happens to the copy."""
+    for event in db.table("orders").watch(initial_rows=True).events():
+        for change in event.changes:
+            if change.kind is driftdb.Kind.SCHEMA:
+                if change.payload["action"] == "drop":
                     orders.clear()
-            elif change.HasField("after"):
-                orders[change.key] = json.loads(change.after.json)
+            elif change.after is not None:
+                orders[change.key] = change.after
             else:
                 orders.pop(change.key, None)
-        if message.HasField("commit") or message.HasField("rows_done"):
-            seq = message.commit.seq or message.rows_done.read_seq
+        if event.kind in ("commit", "rows_done"):
+            seq = event.commit.seq if event.commit else event.header.read_seq
             print(f"as of commit {seq}: {len(orders)} orders", flush=True)
 
 
-if __name__ == "__main__":
-    main()
+while True:
+    try:
+        follow({})
+    except (driftdb.BelowFloor, driftdb.EpochChanged):
+        # The commits that come next were compacted, or the database was restored: start over.
+        db.forget()

@@ -9,6 +9,8 @@ use tonic::service::Interceptor;
 use tonic::transport::Uri;
 use tonic::{Request, Status};
 
+use super::reasons::invalid;
+
 /// A bearer token, as `driftctl token new` makes it. It is not shown in debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BearerToken(MetadataValue<Ascii>);
@@ -23,10 +25,10 @@ impl BearerToken {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             let message =
                 "not a token: it must be one line of letters, digits and punctuation, and not be empty";
-            return Err(Status::invalid_argument(message));
+            return Err(invalid(message.to_owned()));
         }
         let mut value: MetadataValue<Ascii> =
-            format!("Bearer {text}").parse().map_err(|_| Status::invalid_argument("not a token"))?;
+            format!("Bearer {text}").parse().map_err(|_| invalid("not a token".to_owned()))?;
         value.set_sensitive(true);
         Ok(BearerToken(value))
     }
@@ -89,7 +91,7 @@ impl Interceptor for Credentials {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let Some(BearerToken(value)) = self.token.get() else { return Ok(request) };
         if let Some(address) = &self.unsafe_address {
-            return Err(Status::invalid_argument(format!(
+            return Err(invalid(format!(
                 "the token was not sent to {address}: the connection is not encrypted, and leaves this machine; use https://"
             )));
         }

@@ -37,6 +37,8 @@ pub struct ClientOptions {
     pub token: Option<BearerToken>,
     /// TLS, for `https://` addresses and those without a scheme. Default: none.
     pub tls: Option<ClientTls>,
+    /// The IANA name of the time zone in which the conditions of a [`Table`](super::Table) mean "yesterday". Default: UTC.
+    pub time_zone: String,
 }
 
 impl Default for ClientOptions {
@@ -49,6 +51,7 @@ impl Default for ClientOptions {
             stale: false,
             token: None,
             tls: None,
+            time_zone: String::new(),
         }
     }
 }

@@ -78,6 +78,28 @@ impl Client {
         self.write(false, call).await
     }
 
+    /// Ships to a bucket, once, what it lacks of the database. The writer's machine must reach the bucket.
+    pub async fn backup(
+        &self,
+        request: v1::BackupRequest,
+        progress: impl Fn(v1::Progress),
+    ) -> Result<v1::BackupInfo, Status> {
+        use v1::backup_response::Event;
+        let (request, progress) = (&request, &progress);
+        let call = |mut writer: WriterApi| async move {
+            let messages = writer.backup(request.clone()).await?.into_inner();
+            let result = |message: v1::BackupResponse| match message.event? {
+                Event::Progress(made) => {
+                    progress(made);
+                    None
+                }
+                Event::Backup(info) => Some(info),
+            };
+            result_of(messages, result).await
+        };
+        self.write(false, call).await
+    }
+
     /// Accepts the time of the writer's clock after a jump.
     pub async fn confirm_clock(
         &self,

@@ -90,7 +90,7 @@ impl BackendPool {
 pub(super) struct Backend {
     what: &'static str,
     address: String,
-    /// For `https://` addresses.
+    /// For `https://` addresses, and for others whose daemon has TLS.
     tls: Option<Arc<ClientTls>>,
     channels: Vec<OnceCell<Channel>>,
     next: AtomicUsize,
@@ -192,7 +192,7 @@ impl Backend {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
         let connected = match (&self.tls, endpoint.uri().scheme_str() == Some("https")) {
-            (Some(tls), true) => {
+            (Some(tls), _) => {
                 let tls = tls.clone();
                 let connect = move |address| {
                     let opening = tls::open(tls.clone(), address);
@@ -201,7 +201,7 @@ impl Backend {
                 endpoint.connect_with_connector(service_fn(connect)).await
             }
             (None, true) => return Err(self.tls_failed(NO_CA)),
-            (_, false) => endpoint.connect().await,
+            (None, false) => endpoint.connect().await,
         };
         connected.map_err(|e| self.unreachable(&e))
     }

@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::api::ReaderApi;
 use super::handle::{Client, SeenState};
 use super::messages::MessageStream;
+use super::planted::is_planted;
 use super::pool::Backend;
-use super::reasons::{EPOCH_CHANGED, REPLICA_BEHIND, is_retryable_read, reason};
+use super::reasons::{EPOCH_CHANGED, REPLICA_BEHIND, UNREACHABLE, is_retryable_read, reason, with_reason};
 use crate::v1;
 
 /// The maximum number of keys in one Get.
@@ -104,7 +105,7 @@ impl Client {
 
     /// How fresh a read must be: as requested, or fresh enough to include this client's writes and reads.
     pub(super) fn freshness(&self, given: Option<v1::Freshness>) -> Option<v1::Freshness> {
-        if given.is_some() || self.options.stale {
+        if given.is_some() || self.options.stale || is_planted("client-forgets-its-writes") {
             return given;
         }
         let known = self.known();
@@ -172,6 +173,8 @@ impl Client {
         // A broken connection may be an old one, to a reader that was restarted since: try again once.
         for _round in 0..2 {
             let mut broken = false;
+            // What a connection of the second round says counts more than that one of the first broke.
+            failed = failed.filter(|status| reason(status).as_deref() == Some(REPLICA_BEHIND));
             for backend in self.readers.round() {
                 let answer = match backend.reader().await {
                     Ok(reader) => call(reader, backend.clone()).await,
@@ -205,6 +208,11 @@ impl Client {
                 break;
             }
         }
-        Err(failed.unwrap_or_else(|| Status::unavailable("the client has no reader address")))
+        // A connection that broke in both rounds is to a reader that does not answer either.
+        Err(match failed {
+            Some(status) if reason(&status).is_some() => status,
+            Some(status) => with_reason(Code::Unavailable, UNREACHABLE, status.message().to_owned()),
+            None => Status::unavailable("the client has no reader address"),
+        })
     }
 }

@@ -1,7 +1,9 @@
 //! The machine-readable reasons of failed calls, and what they allow.
 
+use std::collections::HashMap;
+
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// The domain of DriftDB in `google.rpc.ErrorInfo`.
 pub(super) const DOMAIN: &str = "driftdb.v1";
@@ -29,6 +31,27 @@ pub(super) const OVERLOADED: &str = "OVERLOADED";
 pub(super) const CLOCK_JUMPED: &str = "CLOCK_JUMPED";
 /// The reason of a writer that rejects a write because its disk is full.
 pub(super) const DISK_FULL: &str = "DISK_FULL";
+
+/// The reason of an argument without meaning.
+const ARGUMENT_INVALID: &str = "ARGUMENT_INVALID";
+/// The reason of a document that is not what it should be.
+const DOCUMENT_INVALID: &str = "DOCUMENT_INVALID";
+
+/// The error of an argument without meaning, which the client finds itself.
+pub(super) fn invalid(message: String) -> Status {
+    with_reason(Code::InvalidArgument, ARGUMENT_INVALID, message)
+}
+
+/// The error of a document that cannot be sent, or is not of the expected type.
+pub(super) fn document_invalid(message: String) -> Status {
+    with_reason(Code::InvalidArgument, DOCUMENT_INVALID, message)
+}
+
+/// An error that the client finds itself.
+pub(super) fn with_reason(code: Code, reason: &str, message: String) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
 
 /// The address of the daemon that could not be reached, if that is why a call failed.
 pub fn unreachable_at(status: &Status) -> Option<String> {

@@ -17,12 +17,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::codegen::http::Uri;
 
-use super::tls_stream::TlsClientStream;
+use super::tls_stream::{ClientStream, TlsClientStream};
 
 /// The protocol that gRPC needs.
 const ALPN: &[u8] = b"h2";
 /// How long the first bytes of the daemon are waited for.
 const FIRST_BYTES: Duration = Duration::from_millis(500);
+/// What is said of a daemon without TLS.
+const NO_TLS: &str = "it does not use TLS; connect to http:// instead of https://";
 
 /// TLS of a client, as files in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,15 +81,38 @@ impl std::error::Error for TlsFailure {}
 /// Why a connection could not be opened.
 type ConnectFailure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects to the daemon at an address, with TLS.
-pub(super) async fn open(tls: Arc<ClientTls>, address: Uri) -> Result<TlsClientStream, ConnectFailure> {
+/// Connects to the daemon at an address: with TLS, and to an address with `http://` in clear text if the daemon has no TLS. A daemon that
+/// has TLS and cannot be trusted is an error in any case.
+pub(super) async fn open(tls: Arc<ClientTls>, address: Uri) -> Result<Box<dyn ClientStream>, ConnectFailure> {
     let host = address.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = tls.server_name.clone().unwrap_or_else(|| host.clone());
+    let needs_tls = address.scheme_str() == Some("https");
+    let port = address.port_u16().unwrap_or(if needs_tls { 443 } else { 80 });
+    match open_with_tls(tls, (&host, port)).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) if !needs_tls && is_clear_text(&error) => {
+            let tcp = TcpStream::connect((host, port)).await?;
+            tcp.set_nodelay(true)?;
+            Ok(Box::new(tcp))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a connection has failed only because the daemon has no TLS.
+fn is_clear_text(failure: &ConnectFailure) -> bool {
+    failure.downcast_ref::<TlsFailure>().is_some_and(|TlsFailure(why)| why == NO_TLS)
+}
+
+async fn open_with_tls(
+    tls: Arc<ClientTls>,
+    (host, port): (&str, u16),
+) -> Result<TlsClientStream, ConnectFailure> {
+    let name = tls.server_name.clone().unwrap_or_else(|| host.to_owned());
     let server = ServerName::try_from(name.clone())
         .map_err(|_| TlsFailure(format!("{name:?} is not a name that a certificate can have")))?;
     let reading = tls.clone();
     let config = tokio::task::spawn_blocking(move || config(&reading)).await??;
-    let tcp = TcpStream::connect((host, address.port_u16().unwrap_or(443))).await?;
+    let tcp = TcpStream::connect((host, port)).await?;
     tcp.set_nodelay(true)?;
     let connector = TlsConnector::from(Arc::new(config));
     let mut stream = connector.connect(server, tcp).await.map_err(|e| explain(e, &name))?;
@@ -167,7 +192,7 @@ fn explain(error: io::Error, name: &str) -> ConnectFailure {
 fn meaning(error: &rustls::Error, name: &str) -> String {
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
     match error {
-        InvalidMessage(rustls::InvalidMessage::InvalidContentType) => "it does not use TLS; connect to http:// instead of https://".to_owned(),
+        InvalidMessage(rustls::InvalidMessage::InvalidContentType) => NO_TLS.to_owned(),
         InvalidCertificate(CertificateError::UnknownIssuer) => {
             "its certificate is not from a CA that this client trusts; give the CA's certificate (driftctl: --tls-ca)"
                 .to_owned()

@@ -1,4 +1,4 @@
-//! The bytes of a client's connection with TLS, of which the first ones have been read already.
+//! The bytes of a client's connection. Of one with TLS, the first ones have been read already.
 
 use std::io;
 use std::pin::Pin;
@@ -7,6 +7,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+/// The bytes of a connection, with TLS or without.
+pub(super) trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ClientStream for S {}
 
 /// A connection with TLS.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use tonic_types::StatusExt;
 use super::handle::Client;
 use super::opening::{OpenStream, StreamOpening, is_retryable_watch};
 use super::pauses::Pauses;
+use super::planted::is_planted;
 use super::reasons::{TLS_FAILED, reason};
 use crate::v1;
 use v1::watch_drift_request::Start;
@@ -215,7 +216,9 @@ impl Watcher {
             // Without a token, resuming would lose or repeat events.
             return Err(self.violation("sent an event without a resume token"));
         }
-        self.request.start = Some(Start::ResumeToken(message.resume_token));
+        if !is_planted("client-resumes-at-the-start") {
+            self.request.start = Some(Start::ResumeToken(message.resume_token));
+        }
         Ok(event)
     }
 

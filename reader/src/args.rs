@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, SecurityArgs, parse_duration};
+use driftdb_common::service::options::{
+    DataArgs, LogArgs, MemoryArgs, MetricsArgs, SecurityArgs, parse_duration,
+};
 use driftdb_common::service::server::limit_options::{LimitArgs, ServerLimits};
-use driftdb_reader::{FollowMode, ReaderConfig};
+use driftdb_reader::bucket_mirror::BUCKET_POLL_INTERVAL;
+use driftdb_reader::{FollowMode, POLL_INTERVAL, ReaderConfig};
 
 /// Serve reads and watches of a DriftDB database
 ///
@@ -24,12 +27,34 @@ use driftdb_reader::{FollowMode, ReaderConfig};
     after_help = "Examples:
   driftdb-reader --data ./mydata
   driftdb-reader --data ./mydata --listen 127.0.0.1:0 --log-format json
-  driftdb-reader --data ./mydata --listen 127.0.0.1:7412 --follow poll --poll-interval 10ms"
+  driftdb-reader --data ./mydata --listen 127.0.0.1:7412 --follow poll --poll-interval 10ms
+  driftdb-reader --config reader.toml --print-config
+  driftdb-reader --bucket s3://backups/orders --data ./cache"
 )]
 pub struct ReaderArgs {
     /// The database.
     #[command(flatten)]
     pub data: DataArgs,
+    /// Bucket to follow instead of a writer's directory: s3://…, gs://…, az://… or file:///…
+    ///
+    /// The reader copies the database to the directory of --data, which must be empty or its copy from before, and follows the
+    /// bucket from then on. It answers as a reader beside the writer does. While the bucket does not answer, it serves what it
+    /// has. Credentials come from the environment, as the tools of the store take them. See docs/bucket.md.
+    #[arg(long, env = "DRIFTDB_BUCKET", value_name = "URL", help_heading = "Following the writer")]
+    pub bucket: Option<String>,
+    /// Disk space for parts of snapshots and older log, in bytes [default: these are copied as a whole]
+    ///
+    /// With this option they stay in the bucket, and the reader fetches the parts that queries need: it starts on a large database
+    /// in seconds, and needs little disk. Queries that need parts which are not cached take longer, and fail while the bucket does not
+    /// answer.
+    #[arg(
+        long,
+        env = "DRIFTDB_BUCKET_CACHE",
+        value_name = "BYTES",
+        requires = "bucket",
+        help_heading = "Following the writer"
+    )]
+    pub bucket_cache: Option<u64>,
     /// Address to listen on
     ///
     /// Port 0 picks a free port. The first line on standard output is `listening on ADDR`. Change it to accept clients from
@@ -83,19 +108,18 @@ pub struct ReaderArgs {
         help_heading = "Following the writer"
     )]
     pub follow: FollowMode,
-    /// Interval between checks for new commits, from 1ms to 1s
+    /// Interval between checks for new commits, from 1ms to 1s [default: 50ms, or 200ms with --bucket]
     ///
-    /// Lower it to see new commits sooner on a network file system; raise it to use less CPU and network. Has no effect with
-    /// `--follow notify`, which checks every second.
+    /// Lower it to see new commits sooner on a network file system; raise it to use less CPU and network, and to pay for fewer
+    /// requests to a bucket. Has no effect with `--follow notify`, which checks every second.
     #[arg(
         long,
         env = "DRIFTDB_POLL_INTERVAL",
-        default_value = "50ms",
         value_name = "TIME",
         value_parser = parse_poll_interval,
         help_heading = "Following the writer"
     )]
-    pub poll_interval: Duration,
+    pub poll_interval: Option<Duration>,
     /// Lag above which health reports NOT_SERVING; `off` for none
     ///
     /// The reader still answers requests while it lags. Lower the limit if a load balancer should drop a lagging reader sooner.
@@ -125,6 +149,9 @@ pub struct ReaderArgs {
     /// Who may connect.
     #[command(flatten)]
     pub security: SecurityArgs,
+    /// The metrics.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     /// The log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -167,14 +194,21 @@ impl ReaderArgs {
             cache_bytes: self.cache_bytes,
             request_memory: self.request_memory.request_memory,
             follow: self.follow,
-            poll_interval: self.poll_interval,
+            // With a bucket, the directory is on this machine, and its checks cost nothing.
+            poll_interval: self.poll_interval.filter(|_| self.bucket.is_none()).unwrap_or(POLL_INTERVAL),
             max_lag: self.max_lag.0,
             statement_timeout: self.statement_timeout.0,
             client_limits: ServerLimits {
                 watches_per_client: self.watches_per_client,
                 ..self.clients.limits()
             },
+            bucket: None,
         }
+    }
+
+    /// The interval between two questions to the bucket for the next chunk.
+    pub fn bucket_poll_interval(&self) -> Duration {
+        self.poll_interval.unwrap_or(BUCKET_POLL_INTERVAL)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::compute::ComputePool;
-use driftdb_common::service::server::Security;
+use driftdb_common::service::server::{Security, ServerActivity};
 use driftdb_common::storage::lock;
 use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub struct RequestContext {
     pub patience: Duration,
     /// How the reader is protected on the network.
     pub security: Arc<Security>,
+    /// What counts the connections and calls of the server.
+    pub activity: Arc<ServerActivity>,
     /// Cancelled when the reader shuts down.
     pub shutdown: CancellationToken,
 }

@@ -57,8 +57,8 @@ impl FollowMode {
             FollowMode::Notify => FsEvents::of(dir),
             FollowMode::Auto if is_network()? => {
                 tracing::info!(
-                    "{} is on a network file system: polling HEAD every {poll_interval:?}",
-                    dir.display()
+                    path = %dir.display(),
+                    "the directory is on a network file system: polling HEAD every {poll_interval:?}"
                 );
                 Ok(FsEvents::none())
             }

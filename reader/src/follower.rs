@@ -26,6 +26,7 @@ use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 
+use crate::bucket_mirror::BucketState;
 use crate::follower::continuity::FollowedHistory;
 use crate::follower::staleness::StaleViewTolerance;
 use crate::live_commit::LiveCommit;
@@ -78,6 +79,8 @@ pub struct Follower {
     /// Applied commits that watches have not seen yet.
     unpublished: Vec<LiveCommit>,
     tolerance: StaleViewTolerance,
+    /// How current the directory itself is, if it follows a bucket.
+    bucket: Option<Arc<BucketState>>,
     /// The replica of the history that is followed.
     replica: Arc<Replica>,
     /// The replica that is served: that of a lost history until the next one is loaded.
@@ -140,8 +143,15 @@ impl Follower {
             failure: None,
             reloading: false,
             unpublished: Vec::new(),
+            bucket: None,
             replica,
         })
+    }
+
+    /// The same follower, of a directory that follows a bucket: it is at most as current as the directory.
+    #[must_use]
+    pub fn behind(self, bucket: Option<Arc<BucketState>>) -> Follower {
+        Follower { bucket, ..self }
     }
 
     /// The replica that the follower updates.
@@ -235,7 +245,10 @@ impl Follower {
         if outcome.as_ref().is_err_and(|error| error.reason() == Reason::Corrupt) {
             self.restart_after_damage();
         }
-        self.replica.finish_head_check(started_at, outcome.as_ref().err().cloned());
+        let (current_at, problem) =
+            self.bucket.as_ref().map_or((started_at, None), |bucket| bucket.currency());
+        let problem = outcome.as_ref().err().cloned().or(problem);
+        self.replica.finish_head_check(started_at.min(current_at), problem);
         if outcome.is_ok() && !self.slot.serves(&self.replica) {
             self.slot.install(&self.replica);
             tracing::info!(seq = self.replica.applied().seq, "serving the history that is there now");

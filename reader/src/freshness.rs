@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb::v1;
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{CAUSE, Error, Reason, Result};
 use driftdb_common::format::lineage::{LineagePoint, Membership};
 use driftdb_common::limits;
 use driftdb_common::service::clock::now_ms;
@@ -132,7 +132,7 @@ impl Replica {
     /// Fails if the history of this replica is lost. The request can be repeated: another replica takes its place.
     pub fn check_kept(&self) -> Result<()> {
         let Some(loss) = self.loss() else { return Ok(()) };
-        let message = format!("the reader starts over: {}", loss.message());
+        let message = format!("the reader starts over with another history{CAUSE}{}", loss.message());
         Err(Error::new(Reason::ReplicaBehind, message).retry_after(Duration::from_millis(100)))
     }
 
@@ -195,7 +195,7 @@ impl Replica {
         if let Some(problem) = self.problem().filter(|problem| problem.reason() == Reason::Corrupt) {
             return problem;
         }
-        let why = self.problem().map(|problem| format!(" ({problem})")).unwrap_or_default();
+        let why = self.problem().map(|problem| format!("{CAUSE}{problem}")).unwrap_or_default();
         let message = if applied.seq < min_seq {
             format!("replica is behind: commit {min_seq} is required, commit {} is applied{why}", applied.seq)
         } else {

@@ -18,12 +18,15 @@ use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::work::WorkGroup;
 use tokio_util::sync::CancellationToken;
 
+use crate::bucket_mirror::BucketState;
 use crate::context::RequestContext;
 use crate::follower::{Follower, read_patience};
 use crate::fs_events::FsEvents;
+use crate::monitored::MonitoredReader;
 use crate::rpc::ReaderServer;
 use crate::tailer::Tailer;
 
+pub mod bucket_mirror;
 mod context;
 mod follow_mode;
 mod follower;
@@ -31,6 +34,7 @@ mod freshness;
 pub mod fs_events;
 mod live_commit;
 mod message_size;
+mod monitored;
 mod page_step;
 mod page_token;
 mod paged_stream;
@@ -52,7 +56,7 @@ mod waiting;
 mod watch;
 
 pub use follow_mode::FollowMode;
-pub use waiting::{has_database, wait_and_serve};
+pub use waiting::{has_database, open_reader, wait_and_serve};
 
 /// The default interval between HEAD checks.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -80,6 +84,8 @@ pub struct ReaderConfig {
     pub statement_timeout: Option<Duration>,
     /// What one client may take.
     pub client_limits: ServerLimits,
+    /// How current the directory is, if it follows a bucket.
+    pub bucket: Option<Arc<BucketState>>,
 }
 
 impl ReaderConfig {
@@ -94,6 +100,7 @@ impl ReaderConfig {
             max_lag: Some(MAX_LAG),
             statement_timeout: Some(STATEMENT_TIMEOUT),
             client_limits: ServerLimits::default(),
+            bucket: None,
         }
     }
 
@@ -127,7 +134,8 @@ impl ReaderDaemon {
     /// Opens the database in `config.data`, without a lock and without writing anything. Blocks until the reader has applied
     /// everything in HEAD.
     pub fn open(config: ReaderConfig) -> Result<ReaderDaemon> {
-        ReaderDaemon::open_on(OsFileSystem::shared(), config)
+        let fs = config.bucket.as_ref().map_or_else(OsFileSystem::shared, |bucket| bucket.files());
+        ReaderDaemon::open_on(fs, config)
     }
 
     /// Like [`ReaderDaemon::open`], on another file system.
@@ -139,7 +147,7 @@ impl ReaderDaemon {
         config.check()?;
         let dir = DataDir::new(&config.data);
         let files = TableFiles { fs, dir, cache: BlockCache::new(config.cache_bytes) };
-        let mut follower = Follower::open(files.clone())?;
+        let mut follower = Follower::open(files.clone())?.behind(config.bucket.clone());
         // Watch for events before the first check, so that no change between the two is missed.
         let events = config.follow.events(&*files.fs, files.dir.root(), config.poll_interval)?;
         follower.wait_for_first_check(config.poll_interval)?;
@@ -160,13 +168,22 @@ impl ReaderDaemon {
             memory: Arc::clone(&memory),
             statement_timeout: config.statement_timeout,
             security: Arc::clone(listener.security()),
+            activity: Arc::clone(listener.activity()),
             shutdown: shutdown.clone(),
         });
         stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));
+        let monitored = MonitoredReader {
+            slot: Arc::clone(&slot),
+            cache: Arc::clone(&context.files.cache),
+            compute: Arc::clone(&context.compute),
+            security: Arc::clone(listener.security()),
+            bucket: config.bucket,
+        };
         let service = ReaderServiceServer::new(ReaderServer::new(Arc::clone(&slot), context))
             .max_decoding_message_size(limits::REQUEST_BYTES)
             .max_encoding_message_size(limits::REQUEST_BYTES);
         let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
+        listener.monitor().serve(Arc::new(monitored), ready.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
         let resources = ServerResources { memory, limits: config.client_limits };
         server::serve(listener, service, health, resources, shutdown).await

@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use driftdb_common::error::Result;
-use driftdb_common::service::daemon;
+use driftdb_common::metrics::catalog::DaemonKind;
+use driftdb_common::service::monitor::Monitor;
 use driftdb_common::service::server::Security;
-use driftdb_reader::ReaderDaemon;
+use driftdb_common::service::{config_file, daemon};
+use driftdb_common::storage::layout::DataDir;
+use driftdb_reader::ReaderConfig;
+use driftdb_reader::bucket_mirror::BucketMirror;
 
 use mimalloc::MiMalloc;
 use tokio_util::sync::CancellationToken;
@@ -21,21 +24,48 @@ mod args;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let args = ReaderArgs::parse();
-    daemon::run("driftdb-reader", &args.log, async |shutdown| {
+    let args: ReaderArgs = config_file::parse();
+    daemon::run(("driftdb-reader", DaemonKind::Reader), (&args.log, &args.metrics), async |shutdown| {
         let security = Security::open(&args.security, args.listen, &shutdown).await?;
-        let served = serve(&args, &security, shutdown).await;
+        let options = (&args.metrics, &args.security);
+        let monitor = daemon::monitor(DaemonKind::Reader, options, &security, &shutdown).await?;
+        let served = serve(&args, (&security, &monitor), shutdown).await;
         security.close().await;
         served
     })
 }
 
-async fn serve(args: &ReaderArgs, security: &Arc<Security>, shutdown: CancellationToken) -> Result<()> {
-    let config = args.config();
+async fn serve(
+    args: &ReaderArgs,
+    watched: (&Arc<Security>, &Monitor),
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let mut config = args.config();
+    let mirror = match &args.bucket {
+        Some(url) => {
+            let dir = DataDir::new(&config.data);
+            Some(BucketMirror::start(url, &dir, args.bucket_poll_interval(), args.bucket_cache)?)
+        }
+        None => None,
+    };
+    config.bucket = mirror.as_ref().map(|mirror| Arc::clone(mirror.state()));
+    let served = serve_directory(args, config, watched, shutdown).await;
+    if let Some(mirror) = mirror {
+        mirror.close().await;
+    }
+    served
+}
+
+async fn serve_directory(
+    args: &ReaderArgs,
+    config: ReaderConfig,
+    (security, monitor): (&Arc<Security>, &Monitor),
+    shutdown: CancellationToken,
+) -> Result<()> {
     if !driftdb_reader::has_database(&config).await? {
-        let listener = daemon::listen(args.listen, security).await?;
+        let listener = daemon::listen(args.listen, security, monitor).await?;
         return driftdb_reader::wait_and_serve(config, listener, shutdown).await;
     }
-    let reader = ReaderDaemon::open(config)?;
-    reader.serve(daemon::listen(args.listen, security).await?, shutdown).await
+    let reader = driftdb_reader::open_reader(config).await?;
+    reader.serve(daemon::listen(args.listen, security, monitor).await?, shutdown).await
 }

@@ -13,7 +13,10 @@ pub fn page_token(table: &str, caller: &Caller) -> String {
 
 /// The table after which a page starts. No name of a table has a dot.
 pub fn page_start(token: &str, caller: &Caller) -> Result<String> {
-    let Some((table, scope)) = token.split_once('.') else { return Ok(token.to_owned()) };
+    if token.is_empty() {
+        return Ok(String::new());
+    }
+    let (table, scope) = token.split_once('.').unwrap_or((token, "0"));
     let scope = u64::from_str_radix(scope, 16).map_err(|_| {
         let message = "page_token is invalid; pass a token exactly as a reader returned it";
         Error::new(Reason::ArgumentInvalid, message)

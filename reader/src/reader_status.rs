@@ -38,6 +38,7 @@ pub fn read_status(context: &RequestContext, caller: &Caller) -> Result<v1::Read
         damaged_files,
         problems,
         security: Some(context.security.to_wire(caller)),
+        process: Some(context.activity.to_wire()),
         // The server adds what was lost.
         histories_lost: 0,
         last_history_lost: String::new(),

@@ -35,8 +35,10 @@ pub fn watch_readiness(
             match changed.then_some(is_ready) {
                 Some(false) => {
                     let problem = replica.loss().cloned().or_else(|| replica.problem());
-                    let problem = problem.map(|problem| problem.to_string());
-                    tracing::warn!(?staleness, ?max_lag, problem, "not ready: the reader is too far behind");
+                    let error = problem.map(|problem| problem.to_string());
+                    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                    let (lag_ms, max_lag_ms) = (millis(staleness), millis(max_lag));
+                    tracing::warn!(lag_ms, max_lag_ms, error, "not ready: the reader is too far behind");
                 }
                 Some(true) => tracing::info!("ready: the reader has caught up"),
                 None => {}

@@ -18,7 +18,7 @@ use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed};
 use driftdb_common::service::access::authorize::{AccessAction, authorize};
 use driftdb_common::service::access::caller::Caller;
-use driftdb_common::service::access::lease::{LeaseNeeds, lease_stream};
+use driftdb_common::service::access::lease::{LeaseNeeds, StreamLease, lease_stream};
 use driftdb_common::service::access::role::Role;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
@@ -85,6 +85,7 @@ impl ReaderServer {
             statement_timeout: context.statement_timeout,
             patience: context.patience,
             security: Arc::clone(&context.security),
+            activity: Arc::clone(&context.activity),
             shutdown: context.shutdown.clone(),
         });
         self.context.store(Arc::clone(&context));
@@ -110,6 +111,12 @@ impl ReaderRpc {
             Ok(()) => Ok(()),
             Err(error) => Err(suggesting(&self.context, &self.caller, error).await),
         }
+    }
+
+    /// Fails if the rules do not let the caller read a table any more, for a call that has waited.
+    fn check_again(&self, table: &str) -> Result<()> {
+        let needs = LeaseNeeds::Tables(Role::Read, vec![table.to_owned()]);
+        StreamLease::new(&self.caller, needs).check()
     }
 
     /// The stream of an answer about a table, as long as the caller may read it.
@@ -148,6 +155,7 @@ impl ReaderRpc {
         }
         let query = RunningQuery::lookup(&self.context, deadline)?;
         let applied = query.wait_until_fresh(freshness, get.as_of).await?;
+        self.check_again(&get.table)?;
         query.compute(move |context| read_rows(&context.replica, &applied, &get)).await
     }
 
@@ -295,6 +303,7 @@ impl ReaderRpc {
         let limit = TableListLimit { tables: page_size, bytes: TABLE_PAGE_BYTES };
         let after = (after, request.with_dropped);
         let list = tables::list(&query, &self.caller, (freshness, as_of), after, limit).await?;
+        StreamLease::new(&self.caller, LeaseNeeds::Principal).check()?;
         let last = list.tables.last().filter(|_| list.has_more);
         let next_page_token = last.map(|table| page_token(&table.table, &self.caller)).unwrap_or_default();
         Ok(v1::ListTablesResponse { header: Some(list.header), tables: list.tables, next_page_token })
@@ -309,8 +318,9 @@ impl ReaderRpc {
         let as_of = convert::point_from_wire(request.as_of)?;
         let freshness = self.freshness(request.freshness)?;
         let query = RunningQuery::lookup(&self.context, deadline)?;
-        let table = TableTarget::field(&self.caller, request.table);
-        let (header, table) = tables::describe(&query, freshness, as_of, table).await?;
+        let target = TableTarget::field(&self.caller, request.table.clone());
+        let (header, table) = tables::describe(&query, freshness, as_of, target).await?;
+        self.check_again(&request.table)?;
         Ok(v1::DescribeTableResponse { header: Some(header), table: Some(table) })
     }
 

@@ -29,7 +29,7 @@ use tokio_stream::StreamExt;
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::page_step::PageStep;
-use crate::paged_stream::stream_pages;
+use crate::paged_stream::{stream_messages, stream_pages};
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::every::{MomentPage, MomentPages, MomentsQuery};
 use crate::reads::find::{ConditionSearch, FindPages, FoundCommit};
@@ -115,6 +115,18 @@ fn not_a_read(writer_address: String) -> Error {
 /// A response with one result.
 fn message(header: Option<v1::ReadHeader>, result: Option<Outcome>) -> v1::ReaderServiceExecuteResponse {
     v1::ReaderServiceExecuteResponse { header, result, ..Default::default() }
+}
+
+/// Responses with one result each, of which the first has the header: at least one, if there is a header.
+fn messages<T>(
+    mut header: Option<v1::ReadHeader>,
+    results: Vec<T>,
+    outcome: impl Fn(T) -> Outcome,
+) -> Vec<v1::ReaderServiceExecuteResponse> {
+    if results.is_empty() {
+        return header.take().map(|header| message(Some(header), None)).into_iter().collect();
+    }
+    results.into_iter().map(|result| message(header.take(), Some(outcome(result)))).collect()
 }
 
 /// A response with notes.
@@ -256,14 +268,14 @@ impl Execution {
     async fn show_drift(self, drift: ShowDriftStatement) -> Result<StatementStream> {
         let (query, mut pages) = self.open_drift(drift).await?;
         let is_truncated = pages.is_truncated();
-        Ok(stream_pages(query, move || {
-            pages.next_page(1)?.try_map(|page| {
+        Ok(stream_messages(query, move || {
+            pages.next_page(usize::MAX)?.try_map(|page| {
                 let truncated = is_truncated && page.header.is_some();
-                let commit = page.commits.into_iter().next();
-                Ok(v1::ReaderServiceExecuteResponse {
-                    truncated,
-                    ..message(page.header, commit.map(Outcome::Commit))
-                })
+                let mut messages = messages(page.header, page.commits, Outcome::Commit);
+                if let Some(first) = messages.first_mut() {
+                    first.truncated = truncated;
+                }
+                Ok(messages)
             })
         }))
     }
@@ -309,11 +321,8 @@ impl Execution {
             format: self.format,
         };
         let mut pages = DiffPages::open(&self.query, self.freshness, wanted).await?;
-        Ok(stream_pages(self.query, move || {
-            pages.next_page(1)?.try_map(|page| {
-                let row = page.rows.into_iter().next();
-                Ok(message(page.header, row.map(Outcome::Diff)))
-            })
+        Ok(stream_messages(self.query, move || {
+            pages.next_page(usize::MAX)?.try_map(|page| Ok(messages(page.header, page.rows, Outcome::Diff)))
         }))
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::metrics;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::live_commit::{LiveCommit, RingSharing};
 use crate::subscriptions::interest::Interest;
-use crate::subscriptions::watch_index::{WatchId, WatchIndex};
+use crate::subscriptions::watch_index::{WatchId, WatchIndex, WatchPosition};
 
 pub mod interest;
 mod watch_index;
@@ -50,12 +51,18 @@ pub struct Subscription {
     subscriptions: Arc<Subscriptions>,
     id: WatchId,
     wake: Arc<Notify>,
+    position: Arc<WatchPosition>,
 }
 
 impl Subscription {
     /// Sets what the watch waits for. Until then any commit ends a wait.
     pub fn set_interest(&self, interest: Interest) {
         self.subscriptions.index.lock().set_interest(self.id, interest);
+    }
+
+    /// The watch has sent everything up to a commit.
+    pub fn note_position(&self, position: u64) {
+        self.position.set(position);
     }
 
     /// Begins to wait, after everything up to `position` was sent, for a commit that may concern the watch, or for any. Returns
@@ -83,6 +90,16 @@ impl Drop for Subscription {
 }
 
 impl Subscriptions {
+    /// How many commits the slowest watch has not sent, of those up to `applied`.
+    pub fn most_behind(&self, applied: u64) -> u64 {
+        self.index.lock().most_behind(applied)
+    }
+
+    /// Whether the lock of the watches becomes free within some time.
+    pub fn is_free_within(&self, patience: Duration) -> bool {
+        self.index.try_lock_for(patience).is_some()
+    }
+
     /// The number of watches.
     pub fn count(&self) -> usize {
         self.sharing.watches()
@@ -97,9 +114,11 @@ impl Subscriptions {
     pub fn subscribe(self: &Arc<Self>) -> Result<Subscription> {
         let before = self.sharing.add_watch();
         let wake = Arc::new(Notify::new());
-        let id = self.index.lock().add(Arc::clone(&wake));
-        let subscription = Subscription { subscriptions: Arc::clone(self), id, wake };
+        let position = Arc::new(WatchPosition::default());
+        let id = self.index.lock().add(Arc::clone(&wake), Arc::clone(&position));
+        let subscription = Subscription { subscriptions: Arc::clone(self), id, wake, position };
         if before >= limits::WATCHES {
+            metrics::count_refused("watches");
             let message = format!(
                 "too many watches: this reader has {before}, the limit is {}; ask another reader",
                 limits::WATCHES

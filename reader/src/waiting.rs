@@ -29,6 +29,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Whether a directory contains a database. Fails if it contains the files of something else: no writer will create a
 /// database there.
 pub async fn has_database(config: &ReaderConfig) -> Result<bool> {
+    if config.bucket.as_ref().is_some_and(|bucket| !bucket.is_usable()) {
+        return Ok(false);
+    }
     let dir = DataDir::new(&config.data);
     let looked = tokio::task::spawn_blocking(move || {
         let fs: Arc<dyn FileSystem> = OsFileSystem::shared();
@@ -53,10 +56,11 @@ pub async fn wait_and_serve(
     listener: Listener,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    listener.monitor().wait_for("the directory contains no database yet");
     let (waiting_listener, reader_listener) = listener.split()?;
-    let over = shutdown.child_token();
+    let (over, gone) = (shutdown.child_token(), waiting_listener.gone());
     let service = WaitingService(waiting_error(&config));
-    tracing::warn!("{}", service.0);
+    tracing::warn!(error = %service.0, "waiting for the database");
     let health = server::standby_health::<WaitingService>(over.clone()).await;
     let resources = ServerResources {
         memory: MemoryBudget::new(config.request_memory),
@@ -67,7 +71,10 @@ pub async fn wait_and_serve(
     // The connections close, so clients connect again and reach the reader.
     over.cancel();
     match opened? {
-        Some(reader) => reader.serve(reader_listener, shutdown).await,
+        Some(reader) => {
+            gone.cancelled().await;
+            reader.serve(reader_listener, shutdown).await
+        }
         None => refusing
             .await
             .map_err(|e| Error::new(Reason::Internal, format!("waiting for the database failed: {e}")))?,
@@ -85,13 +92,23 @@ async fn wait_for_database(
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
     }
-    let config = config.clone();
+    open_reader(config.clone()).await.map(Some)
+}
+
+/// Opens a database, away from the threads of the runtime: probes are answered meanwhile.
+pub async fn open_reader(config: ReaderConfig) -> Result<ReaderDaemon> {
     let opened = tokio::task::spawn_blocking(move || ReaderDaemon::open(config)).await;
-    opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))?.map(Some)
+    opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))?
 }
 
 fn waiting_error(config: &ReaderConfig) -> Error {
     let dir = config.data.display();
+    if config.bucket.is_some() {
+        let message = format!(
+            "this reader copies the bucket to {dir}, and answers when it has all of it; retry, and see its log if that takes long"
+        );
+        return Error::new(Reason::Unreachable, message);
+    }
     let message = format!(
         "this reader waits for a database in {dir}: the directory contains none yet; start driftdb-writer with --data \
          {dir}, or run `driftctl init {dir}`"
@@ -118,7 +135,12 @@ impl tonic::codegen::Service<Request<Body>> for WaitingService {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let refusal = match Caller::in_extensions(request.extensions().get()) {
-            Ok(_) => status::to_status(self.0.clone()),
+            Ok(caller) if caller.is_admin() => status::to_status(self.0.clone()),
+            // The whole text names the directory.
+            Ok(_) => status::to_status(Error::new(
+                self.0.reason(),
+                "this reader waits for a database; retry later",
+            )),
             Err(unauthenticated) => unauthenticated,
         };
         Box::pin(ready(Ok(refusal.into_http())))

@@ -27,6 +27,8 @@ trap finish EXIT
 
 # start NAME: starts driftdb-NAME on a free port and sets $address to its address.
 start() {
+    # The program creates it a moment later.
+    : >"$work/$1.out"
     "$bin/driftdb-$1" --data "$work/data" --listen 127.0.0.1:0 >"$work/$1.out" 2>"$work/$1.err" &
     daemons+=($!)
     for _ in $(seq 300); do

@@ -91,6 +91,11 @@ impl HonestCalls {
             .unwrap_or_default()
     }
 
+    /// The time within which all but one of a hundred calls ended.
+    pub fn p99(&self) -> Duration {
+        self.within(990)
+    }
+
     /// Fails if calls failed, unless they were told to come back later. Returns how many were.
     pub fn refused(&self) -> usize {
         for failure in &self.failures {
@@ -107,7 +112,7 @@ impl HonestCalls {
 
 impl fmt::Display for HonestCalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (p50, p99) = (self.within(500), self.within(990));
+        let (p50, p99) = (self.within(500), self.p99());
         write!(f, "{:>5} calls, p50 {p50:>7.2?}, p99 {p99:>7.2?}", self.times.len())?;
         if self.failures.is_empty() { Ok(()) } else { write!(f, ", {} refused", self.failures.len()) }
     }

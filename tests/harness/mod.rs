@@ -2,6 +2,7 @@
 
 pub mod access;
 mod binaries;
+pub mod buckets;
 pub mod calls;
 pub mod certificates;
 pub mod checker;
@@ -23,9 +24,13 @@ pub mod random_writer;
 pub mod raw_frames;
 pub mod raw_http2;
 pub mod refusal;
+pub mod s3_server;
+pub mod scrape;
 pub mod script;
 pub mod secure_cluster;
+pub mod sim_bucket;
 pub mod small_disk;
+pub mod steady_load;
 pub mod transcript;
 pub mod watcher;
 pub mod watching;

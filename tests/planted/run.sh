@@ -2,14 +2,15 @@
 # Proves that the tests see: switches on one planted bug at a time, and expects the test that names it to fail.
 #
 # bugs.txt has a line per bug: its name, a space, and the arguments of `cargo test` that run its test. Each test must pass
-# without the bug and fail with it. Every bug of common/src/planted.rs must have a line.
+# without the bug and fail with it. Every bug of common/src/planted.rs must have a line; those of the client, whose names begin with
+# `client-`, are where the client asks for them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo=${CARGO:-cargo}
 # A directory of its own: the bugs are compiled in, and no other test may start these programs.
 target=${CARGO_TARGET_DIR:-target}/planted
-features=(--locked --workspace --features driftdb-common/planted --target-dir "$target")
+features=(--locked --workspace --features driftdb-common/planted,driftdb/planted --target-dir "$target")
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -41,7 +42,8 @@ while read -r bug arguments; do
     fi
 done <tests/planted/bugs.txt
 
-for bug in $(sed -n 's/.*PlantedBug::[A-Za-z]* => "\(.*\)",/\1/p' common/src/planted.rs); do
+for bug in $(sed -n 's/.*PlantedBug::[A-Za-z]* => "\(.*\)",/\1/p' common/src/planted.rs) \
+    $(sed -n 's/.*is_planted("\(client-[a-z-]*\)").*/\1/p' proto/client/*.rs); do
     if ! grep -q "^$bug " tests/planted/bugs.txt; then
         echo "FAILED  $bug: tests/planted/bugs.txt has no line for it"
         failed=1

@@ -8,8 +8,10 @@ use super::modules;
 /// No source file has more lines.
 pub const LINES_MAX: usize = 600;
 /// The layers of `common`. Each may use only itself and those before it.
-const LAYERS: [&str; 10] =
-    ["error", "limits", "planted", "memory", "work", "format", "storage", "table", "query", "service"];
+const LAYERS: [&str; 12] = [
+    "error", "limits", "planted", "memory", "work", "metrics", "format", "storage", "table", "bucket",
+    "query", "service",
+];
 
 /// A layer uses no layer after it.
 pub fn layers(path: &str, code: &str) -> Vec<String> {

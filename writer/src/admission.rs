@@ -7,6 +7,8 @@
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::{CommitMeta, IngestOrigin, RequestId};
 use driftdb_common::format::principal_text::id_of;
+use driftdb_common::metrics;
+use driftdb_common::metrics::catalog;
 use driftdb_common::storage::io_ban::IoBan;
 use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::format_time;
@@ -260,6 +262,7 @@ impl Admission {
         }
         let is_behind = now_ms < last_ms;
         if is_behind && !self.is_clock_behind {
+            metrics::count(&catalog::CLOCK_BACKWARD);
             let behind_ms = last_ms - now_ms;
             tracing::warn!(
                 behind_ms,

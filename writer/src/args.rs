@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::bucket_args::BucketArgs;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
 use driftdb_common::service::options::{
-    ClockJump, DataArgs, LogArgs, MemoryArgs, SecurityArgs, parse_clock_jump, parse_duration,
+    ClockJump, DataArgs, LogArgs, MemoryArgs, MetricsArgs, SecurityArgs, parse_clock_jump, parse_duration,
 };
 use driftdb_common::service::server::limit_options::LimitArgs;
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
@@ -27,7 +28,9 @@ use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
     after_help = "Examples:
   driftdb-writer --data ./mydata
   driftdb-writer --data ./mydata --listen 127.0.0.1:0 --log-format json
-  driftdb-writer --data ./mydata --listen 127.0.0.1:7411 --standby"
+  driftdb-writer --data ./mydata --listen 127.0.0.1:7411 --standby
+  driftdb-writer --config writer.toml --print-config
+  driftdb-writer --data ./mydata --bucket s3://backups/orders --bucket-ack sync"
 )]
 pub(crate) struct WriterArgs {
     #[command(flatten)]
@@ -195,7 +198,11 @@ pub(crate) struct WriterArgs {
     )]
     pub(crate) max_clock_jump: ClockJump,
     #[command(flatten)]
+    pub(crate) bucket: BucketArgs,
+    #[command(flatten)]
     pub(crate) security: SecurityArgs,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -254,6 +261,8 @@ impl WriterArgs {
             client_limits: self.clients.limits(),
             statement_timeout: self.statement_timeout.0,
             max_clock_jump: self.max_clock_jump.0,
+            bucket: self.bucket.options(),
+            backup_dir: self.bucket.backup_dir(),
             ..WriterConfig::new(&self.data.data)
         }
     }

@@ -202,7 +202,8 @@ impl ClockGuard {
     /// Compares and records the time until `shutdown` is cancelled, because a writer can be without commits for long.
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let age_ms = self.limit_ms.map_or(RECORD_INTERVAL_MS, |limit| RECORD_INTERVAL_MS.min(limit / 4));
-        let mut was_steady = true;
+        // What was found when the database was opened is logged.
+        let mut was_steady = self.read().check().is_ok();
         while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
             let reading = self.read();
             match reading.check() {

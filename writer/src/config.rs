@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use driftdb_common::bucket::bucket_options::BucketOptions;
 use driftdb_common::limits;
 use driftdb_common::service::clock::{Clock, SystemClock};
 use driftdb_common::service::server::limit_options::ServerLimits;
@@ -40,6 +41,10 @@ pub struct WriterConfig {
     pub request_memory: u64,
     /// What one client may take.
     pub client_limits: ServerLimits,
+    /// The bucket to which the writer ships.
+    pub bucket: Option<BucketOptions>,
+    /// Below which directory of this machine clients may ask for backups.
+    pub backup_dir: Option<PathBuf>,
 }
 
 impl WriterConfig {
@@ -59,6 +64,8 @@ impl WriterConfig {
             statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
             request_memory: limits::REQUEST_MEMORY_BYTES,
             client_limits: ServerLimits::default(),
+            bucket: None,
+            backup_dir: None,
         }
     }
 }

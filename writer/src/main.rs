@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::daemon;
+use driftdb_common::metrics::catalog::DaemonKind;
+use driftdb_common::service::monitor::Monitor;
 use driftdb_common::service::server::Security;
+use driftdb_common::service::{config_file, daemon};
 use driftdb_writer::{open_and_serve, stand_by};
 
 use mimalloc::MiMalloc;
@@ -15,26 +16,33 @@ use tokio_util::sync::CancellationToken;
 use crate::args::WriterArgs;
 
 mod args;
+mod bucket_args;
 
 // It returns freed memory to the system, which the system allocator keeps for minutes after a burst of requests.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let args = WriterArgs::parse();
-    daemon::run("driftdb-writer", &args.log, async |shutdown| {
+    let args: WriterArgs = config_file::parse();
+    daemon::run(("driftdb-writer", DaemonKind::Writer), (&args.log, &args.metrics), async |shutdown| {
         let security = Security::open(&args.security, args.listen, &shutdown).await?;
-        let served = serve(&args, &security, shutdown).await;
+        let options = (&args.metrics, &args.security);
+        let monitor = daemon::monitor(DaemonKind::Writer, options, &security, &shutdown).await?;
+        let served = serve(&args, (&security, &monitor), shutdown).await;
         security.close().await;
         served
     })
 }
 
-async fn serve(args: &WriterArgs, security: &Arc<Security>, shutdown: CancellationToken) -> Result<()> {
+async fn serve(
+    args: &WriterArgs,
+    (security, monitor): (&Arc<Security>, &Monitor),
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let listen = async || daemon::listen(args.listen, security, monitor).await;
     if args.standby {
-        return stand_by(args.config(), daemon::listen(args.listen, security).await?, shutdown).await;
+        return stand_by(args.config(), listen().await?, shutdown).await;
     }
-    let listen = async || daemon::listen(args.listen, security).await;
     open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
 }
 

@@ -98,8 +98,12 @@ impl WaitingWriter {
 
     /// Refuses calls until the database is open, then serves it.
     async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
+        listener.monitor().wait_for(match self.is_standby {
+            true => "another writer holds the database",
+            false => "the disk is too full to open the database",
+        });
         let (waiting_listener, writer_listener) = listener.split()?;
-        let over = shutdown.child_token();
+        let (over, gone) = (shutdown.child_token(), waiting_listener.gone());
         let service = ObstacleService(Arc::clone(&self.obstacle));
         let health = server::standby_health::<ObstacleService>(over.clone()).await;
         let resources = ServerResources {
@@ -113,7 +117,10 @@ impl WaitingWriter {
         // as a health stream, are not waited for.
         over.cancel();
         match outcome? {
-            Some(writer) => writer.serve(writer_listener, shutdown).await,
+            Some(writer) => {
+                gone.cancelled().await;
+                writer.serve(writer_listener, shutdown).await
+            }
             None => refusing
                 .await
                 .map_err(|e| Error::new(Reason::Internal, format!("the standby panicked: {e}")))?,
@@ -141,7 +148,8 @@ impl WaitingWriter {
         match open(self.config.clone()).await {
             Ok(writer) if shutdown.is_cancelled() => writer.close().map(|()| None),
             Ok(writer) => {
-                tracing::info!(opened_in = ?start.elapsed(), "took over the database");
+                let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(elapsed_ms, "took over the database");
                 Ok(Some(writer))
             }
             // FENCED: another standby took over at the same time and was faster.
@@ -150,7 +158,7 @@ impl WaitingWriter {
             {
                 if self.logged != error.message() {
                     error.message().clone_into(&mut self.logged);
-                    tracing::info!("standing by: {error}");
+                    tracing::info!(%error, "standing by");
                 }
                 *self.obstacle.lock() = Obstacle { cause: error, status: None };
                 Ok(None)
@@ -226,7 +234,8 @@ fn status_of_files(dir: &DataDir, cause: &Error) -> v1::WriterServiceStatusRespo
 struct ObstacleService(Arc<Mutex<Obstacle>>);
 
 impl ObstacleService {
-    fn refusal(&self) -> Error {
+    /// Why the call is refused. What holds the database can name files, for administrators.
+    fn refusal(&self, for_admin: bool) -> Error {
         let obstacle = self.0.lock();
         let cause = &obstacle.cause;
         if cause.reason() == Reason::DiskFull {
@@ -236,9 +245,9 @@ impl ObstacleService {
             );
             return Error::new(Reason::DiskFull, message);
         }
+        let why = if for_admin { cause.message() } else { "another writer holds the database" };
         let message = format!(
-            "this writer is a standby: {}; send writes to the other writer until this one takes over",
-            cause.message()
+            "this writer is a standby: {why}; send writes to the other writer until this one takes over"
         );
         let refusal = Error::new(Reason::Standby, message);
         match cause.metadata().get("writer") {
@@ -289,7 +298,7 @@ impl tonic::codegen::Service<Request<Body>> for ObstacleService {
                 Ok(grpc.unary(StatusAnswer(*known), request).await)
             }),
             None => {
-                let refusal = caller.redact(status::to_status(self.refusal()));
+                let refusal = caller.redact(status::to_status(self.refusal(caller.is_admin())));
                 Box::pin(ready(Ok(refusal.into_http())))
             }
         }

@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use driftdb::v1::writer_service_server::WriterServiceServer;
+use driftdb_common::bucket::bucket_options::BackupTargets;
+use driftdb_common::bucket::link::BucketLink;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::memory::MemoryBudget;
@@ -16,6 +18,7 @@ use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::recovery;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
+use driftdb_common::storage::wal::publish_gate::{OpenGate, PublishGate};
 use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::sound_layers::damaged_layer_file;
@@ -30,6 +33,7 @@ use crate::commit::{self, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
+use crate::monitored::MonitoredWriter;
 use crate::rpc::{
     BulkRunner, CommitTokens, IngestService, MadeKeyReader, MaintenanceCalls, RevertResolver, RowAsOfReader,
     TableReader, WriterRpc,
@@ -48,17 +52,24 @@ pub struct WriterDaemon {
     admission: Admission,
     clock: Arc<ClockGuard>,
     health: Arc<MaintenanceHealth>,
+    bucket: Option<Arc<BucketLink>>,
 }
 
 impl WriterDaemon {
     /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during
     /// recovery.
     pub fn open(config: WriterConfig) -> Result<WriterDaemon> {
+        let bucket = open_bucket(&config)?;
+        let gate: Arc<dyn PublishGate> = match &bucket {
+            Some(link) => Arc::clone(link) as Arc<dyn PublishGate>,
+            None => Arc::new(OpenGate),
+        };
         let options = LogOptions {
             segment_bytes: config.segment_bytes.max(1),
             background: true,
             fencing: config.fencing,
             give_up_reserve: config.give_up_reserve,
+            gate,
             ..LogOptions::default()
         };
         let mut files = TableFiles {
@@ -84,7 +95,7 @@ impl WriterDaemon {
         let clock = ClockGuard::open(Arc::clone(&config.clock), config.max_clock_jump, &files, &log)?;
         let clock = Arc::new(clock);
         let health = Arc::new(MaintenanceHealth::default());
-        let mut daemon = WriterDaemon { config, files, log, admission, clock, health };
+        let mut daemon = WriterDaemon { config, files, log, admission, clock, health, bucket };
         daemon.drop_damaged_layers(damaged)?;
         Ok(daemon)
     }
@@ -112,26 +123,32 @@ impl WriterDaemon {
     /// Closes the database cleanly without serving.
     pub fn close(self) -> Result<()> {
         self.clock.record_at_close();
-        self.log.close()
+        self.log.close()?;
+        if let Some(bucket) = self.bucket {
+            bucket.start()?;
+            bucket.finish();
+        }
+        Ok(())
     }
 
     /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
     /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let WriterDaemon { config, files, mut log, admission, clock, health } = self;
+        let WriterDaemon { config, files, mut log, admission, clock, health, bucket } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term, space) = (log.database().clone(), log.term(), Arc::clone(log.space()));
         let tokens = CommitTokens::new(database.epoch, log.lineage().clone());
         let (growth, growth_receiver) = mpsc::channel(1);
-        let tail_limit = config.snapshots.memory.saturating_mul(2);
         let stopping = shutdown.child_token();
         let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
-        let bounds = (tail_limit, tasks.clone());
+        let bounds = (config.snapshots.memory.saturating_mul(2), tasks.clone());
         let (commits, committer) = commit::start(log, admission, growth, bounds, Arc::clone(&clock))?;
         let clock_ended = tokio::spawn(Arc::clone(&clock).run(stopping.clone()));
-        let committer = join_committer(committer, stopping.clone());
-        let jobs = Jobs::default();
+        let committer = join_committer(committer, &stopping, follow_with_bucket(bucket.as_ref(), &stopping)?);
+        let targets =
+            BackupTargets { directory: config.backup_dir, own: config.bucket.map(|bucket| bucket.url) };
+        let (jobs, memory) = (Jobs::default(), MemoryBudget::new(config.request_memory));
         let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
         let (work, background) = MaintenanceWork::new(MaintenanceContext {
             files: files.clone(),
@@ -145,7 +162,6 @@ impl WriterDaemon {
         let background = Arc::new(background);
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
         let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
-        let memory = MemoryBudget::new(config.request_memory);
         let reader = TableReader::new(files.clone(), catalog.clone(), log.clone(), Arc::clone(&memory));
         let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
         let reverts = RevertResolver::new(catalog.clone(), rows, tasks.clone());
@@ -162,7 +178,7 @@ impl WriterDaemon {
             reverts,
             made_keys: MadeKeyReader::new(reader.clone(), &tasks),
             bulk: BulkRunner::new(&pipeline, reader, &tasks, &memory),
-            maintenance: MaintenanceCalls::new(jobs, work, catalog),
+            maintenance: MaintenanceCalls::new(jobs, work, catalog, targets),
             tasks,
             cache: files.cache,
             memory,
@@ -172,6 +188,8 @@ impl WriterDaemon {
             clock: Arc::clone(&clock),
             health,
             security: Arc::clone(listener.security()),
+            activity: Arc::clone(listener.activity()),
+            bucket,
         };
         let resources = ServerResources { memory: Arc::clone(&rpc.memory), limits: config.client_limits };
         let served = serve_rpc(rpc, listener, resources, space, &stopping).await;
@@ -182,12 +200,41 @@ impl WriterDaemon {
         background.delete_unused_files();
         let recorded = tokio::task::spawn_blocking(move || clock.record_at_close()).await;
         pipeline.close();
-        let internal = |what: &str, e| Error::new(Reason::Internal, format!("{what}: {e}"));
-        let closed = committer.await.map_err(|e| internal("waiting for the committer failed", e))?;
-        let ended =
-            maintenance_ended.and(recorded).map_err(|e| internal("waiting for maintenance failed", e));
+        let failed = |what: &str, e| Error::new(Reason::Internal, format!("{what}: {e}"));
+        let closed = committer.await.map_err(|e| failed("waiting for the committer failed", e))?;
+        let ended = maintenance_ended.and(recorded).map_err(|e| failed("waiting for maintenance failed", e));
         served.and(closed).and(ended)
     }
+}
+
+/// Opens the bucket that the configuration names, and fills an empty data directory from it.
+fn open_bucket(config: &WriterConfig) -> Result<Option<Arc<BucketLink>>> {
+    let Some(options) = config.bucket.clone() else { return Ok(None) };
+    BucketLink::open(options, OsFileSystem::shared(), DataDir::new(&config.data)).map(Some)
+}
+
+/// The thread that ships to the bucket, if there is one.
+struct BucketThread(Option<Arc<BucketLink>>);
+
+impl BucketThread {
+    /// Ships what is left after the log is closed, and ends the thread. Blocks.
+    fn finish(self) {
+        if let Some(link) = self.0 {
+            link.finish();
+        }
+    }
+}
+
+/// Starts the thread that ships what was published. When the writer closes, commits wait for the bucket only for a limited time.
+fn follow_with_bucket(link: Option<&Arc<BucketLink>>, stopping: &CancellationToken) -> Result<BucketThread> {
+    let Some(link) = link.cloned() else { return Ok(BucketThread(None)) };
+    link.start()?;
+    let (closing, stopping) = (Arc::clone(&link), stopping.clone());
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        closing.begin_closing();
+    });
+    Ok(BucketThread(Some(link)))
 }
 
 /// The log, the admission state, and the damaged files, each with its table's id.
@@ -216,11 +263,12 @@ async fn serve_rpc(
     space: Arc<DiskSpace>,
     stopping: &CancellationToken,
 ) -> Result<()> {
-    let steady = rpc.clock.steadiness();
+    let (steady, monitored) = (rpc.clock.steadiness(), Arc::new(MonitoredWriter::of(&rpc)));
     let service = WriterServiceServer::new(rpc)
         .max_decoding_message_size(limits::REQUEST_BYTES)
         .max_encoding_message_size(limits::REQUEST_BYTES);
     let ready = both(watch_disk(space, stopping.clone()), steady, stopping.clone());
+    listener.monitor().serve(monitored, ready.clone());
     let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
     server::serve(listener, service, health, resources, stopping.clone()).await
 }
@@ -241,15 +289,18 @@ fn watch_disk(space: Arc<DiskSpace>, stopping: CancellationToken) -> watch::Rece
     receiver
 }
 
-/// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer
+/// Waits for the committer's thread, and then for the bucket. Without a committer the writer cannot serve, so its end shuts the writer
 /// down.
 fn join_committer(
     thread: JoinHandle<Result<()>>,
-    stopping: CancellationToken,
+    stopping: &CancellationToken,
+    shipping: BucketThread,
 ) -> tokio::task::JoinHandle<Result<()>> {
+    let stopping = stopping.clone();
     tokio::task::spawn_blocking(move || {
         let ended = thread.join();
         stopping.cancel();
+        shipping.finish();
         ended.unwrap_or_else(|_| Err(Error::new(Reason::Internal, "the committer's thread panicked")))
     })
 }

@@ -17,7 +17,9 @@ Examples:
   driftctl bench --phases log,W1,W2 --runs 5 --dir /mnt/data
   driftctl bench --history 1000000,10000000
   driftctl bench --growth watchers --svg watchers.svg
-  driftctl bench --sustain 1200";
+  driftctl bench --sustain 1200
+  driftctl bench --tls --history 100000 --runs 5
+  driftctl bench --bucket s3://BUCKET/PREFIX --history 1000000";
 
 /// Options of `bench`.
 #[derive(Debug, Args)]
@@ -63,6 +65,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "S", conflicts_with = "phases", value_parser = clap::value_parser!(u32).range(2..=86_400),
           help_heading = "Other measurements")]
     pub(crate) sustain: Option<u32>,
+    /// Measure what client certificates and a token cost: W2 and R1 with them and without, in turns, instead of the phases
+    #[arg(long, conflicts_with_all = ["phases", "sustain", "growth"], help_heading = "Other measurements")]
+    pub(crate) tls: bool,
+    /// Measure what this bucket costs and gives, instead of the phases: W2 with a writer that ships to it and without, in turns, readers
+    /// that start from it, and writers that take over from it
+    ///
+    /// Loads the history three times. The objects are in a folder of their own below the URL, which is emptied at the end. The costs are
+    /// those of S3's list prices; `driftctl storage-check` takes others.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["phases", "sustain", "growth", "tls"], help_heading = "Other measurements")]
+    pub(crate) bucket: Option<String>,
 }
 
 fn parse_scale(text: &str) -> Result<f64, String> {
@@ -81,7 +93,7 @@ pub(crate) enum GrowthAxis {
     Tables,
     /// Readers beside the writer, 0 to 8: writes.
     Readers,
-    /// Watches, 1 to 1,000, of which one or all get every write: writes.
+    /// Watches, 1 to 1,000; one or all of them get every write: writes.
     Watchers,
     /// Bytes of a document, 200 to 65,536: writes and reads.
     Documents,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub(super) const CERT_EXAMPLES: &str = "\
-For trying out TLS, and for networks of your own. The keys are files that only you can read; whoever has ca-key.pem can make
+For trying out TLS, and for networks of your own. The keys are files that only you can read; anyone who has ca-key.pem can make
 certificates that your daemons accept. Nothing is overwritten.
 
 Examples:

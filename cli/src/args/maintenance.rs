@@ -2,10 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use driftdb_common::service::options::parse_duration;
 
 use super::target::TableTargetArgs;
+
+/// What S3 takes for 1,000 PUT requests, in USD.
+pub(crate) const PUT_PRICE: f64 = 0.005;
+/// What S3 takes for 1,000 GET requests, in USD.
+pub(crate) const GET_PRICE: f64 = 0.0004;
 
 pub(super) const INIT_EXAMPLES: &str = "\
 An existing database is not changed.
@@ -30,7 +37,7 @@ Examples:
   driftctl demo --keep";
 
 pub(super) const STATUS_EXAMPLES: &str = "\
-Exit code 3 if no daemon responds.
+Exit code 3 if no writer is active, or a daemon that was named does not answer; 1 if one refuses the token.
 
 Examples:
   driftctl status
@@ -41,8 +48,15 @@ Examples:
   driftctl completions bash > ~/.local/share/bash-completion/completions/driftctl
   driftctl completions fish > ~/.config/fish/completions/driftctl.fish";
 
+pub(super) const MAN_EXAMPLES: &str = "\
+A page for driftctl and one for each command: driftctl.1, driftctl-select.1 and so on. Existing pages are replaced.
+
+Examples:
+  driftctl man ~/.local/share/man/man1
+  driftctl man ./man && man ./man/driftctl-select.1";
+
 pub(super) const SNAPSHOT_EXAMPLES: &str = "\
-The writer also takes snapshots by itself. Take one before a start of many readers, or before a compaction.
+The writer also takes snapshots automatically. Take one before a start of many readers, or before a compaction.
 
 Examples:
   driftctl snapshot orders
@@ -88,7 +102,11 @@ which is then removed. With --peer, the second process uses another mount of the
 Each line is a check: ok, slow, no (not supported, and not needed) or UNSAFE. The last two lines tell whether a writer and
 readers can run on this storage, and which --follow option readers need. Exit code 6 if a check is UNSAFE.
 
+For the URL of a bucket, 8 writers race to create objects in a folder of its own, which is then removed; the last two lines
+tell what the requests of a writer and of a reader cost. Prices are those of S3 Standard unless you give others.
+
 Examples:
+  driftctl storage-check s3://backups/orders --bucket-interval 10s
   driftctl storage-check /mnt/shared
   driftctl storage-check /srv/data --peer /mnt/data-by-nfs";
 
@@ -149,11 +167,30 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
+/// Options of `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Directory for the pages; it is created if it does not exist
+    pub(crate) dir: PathBuf,
+}
+
 /// Options of `storage-check`.
 #[derive(Debug, Args)]
 pub(crate) struct StorageCheckArgs {
-    /// Directory to check, on the storage for a database
+    /// Directory to check, on the storage for a database, or the URL of a bucket
     pub(crate) dir: PathBuf,
+    /// Bucket: how often the writer ships, for the cost
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) bucket_interval: Duration,
+    /// Bucket: how often a reader asks for new commits, for the cost
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = parse_duration)]
+    pub(crate) poll_interval: Duration,
+    /// Bucket: price of 1,000 PUT requests in USD
+    #[arg(long, value_name = "USD", default_value_t = PUT_PRICE)]
+    pub(crate) put_price: f64,
+    /// Bucket: price of 1,000 GET requests in USD
+    #[arg(long, value_name = "USD", default_value_t = GET_PRICE)]
+    pub(crate) get_price: f64,
     /// The same directory as the second process sees it, for example through NFS [default: DIR]
     #[arg(long, value_name = "DIR")]
     pub(crate) peer: Option<PathBuf>,

@@ -8,7 +8,7 @@ use super::target::TableTargetArgs;
 use crate::commands::ingest::{NamedColumn, NamedKey};
 
 pub(super) const INGEST_EXAMPLES: &str = "\
-Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes by itself. If driftctl
+Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes automatically. If driftctl
 stops, run the same command again: it resumes after the last loaded row, unless the file has changed.
 
 CSV: the first line contains the field names. Each column has one type, which is chosen from the first 32 MiB of the
@@ -68,6 +68,9 @@ pub(crate) struct IngestArgs {
     /// Load the CSV columns that --types does not name as text
     #[arg(long, alias = "csv-text", help_heading = "Input options")]
     pub(crate) all_text: bool,
+    /// Text of CSV cells that are null, such as NA; can be repeated
+    #[arg(long, value_name = "TEXT", help_heading = "Input options")]
+    pub(crate) null: Vec<String>,
     /// Character between two cells, or `tab` [default: a comma, in TSV a tab]
     #[arg(long, value_name = "CHAR", value_parser = parse_delimiter, help_heading = "Input options")]
     pub(crate) delimiter: Option<u8>,

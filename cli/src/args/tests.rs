@@ -83,6 +83,7 @@ fn an_invalid_command_line_is_a_usage_error() {
         "driftctl bench --growth events --scale 0",
         "driftctl bench --svg f",
         "driftctl bench --sustain 60 --growth tables",
+        "driftctl bench --bucket file:///b --phases W2",
         "driftctl snapshot",
         "driftctl compact --yes",
         "driftctl storage-check",

@@ -11,22 +11,22 @@ use driftdb::client::ClientTls;
 pub(crate) struct TlsArgs {
     /// Certificates of the CAs to trust, in PEM, for daemons with TLS; addresses without a scheme are then https://
     #[arg(long, global = true, value_name = "FILE", env = "DRIFTDB_TLS_CA")]
-    tls_ca: Option<PathBuf>,
+    pub(crate) tls_ca: Option<PathBuf>,
     /// Your certificate, in PEM, for daemons that ask for one
     #[arg(long, global = true, value_name = "FILE", env = "DRIFTDB_TLS_CLIENT_CERT")]
-    tls_cert: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
     /// Private key of your certificate, in PEM
     #[arg(long, global = true, value_name = "FILE", env = "DRIFTDB_TLS_CLIENT_KEY")]
-    tls_key: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
     /// Name that the certificates of the daemons must have [default: the host of the address]
     #[arg(long, global = true, value_name = "NAME", env = "DRIFTDB_TLS_SERVER_NAME")]
-    tls_server_name: Option<String>,
+    pub(crate) tls_server_name: Option<String>,
 }
 
 impl TlsArgs {
     /// Fails with a message if an option is missing that another one needs. clap cannot check this for options that may stand before or after
     /// the command.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let TlsArgs { tls_ca, tls_cert, tls_key, tls_server_name } = self;
         if tls_cert.is_some() != tls_key.is_some() {
             return Err("--tls-cert and --tls-key (DRIFTDB_TLS_CLIENT_CERT and DRIFTDB_TLS_CLIENT_KEY) need each other".to_owned());

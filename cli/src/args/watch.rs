@@ -10,7 +10,7 @@ pub(super) const WATCH_HELP: &str = r#"Each change is one line, in the shape of 
   --initial   {"row":{"table":…,"key":…,"seq":…,"time":…,"doc":{…}}} for each row, before the first change
   --progress  {"progress":{"seq":…}} periodically: everything up to this seq has been printed
 
-If a connection breaks or a reader stops, the watch resumes by itself: no change is lost or repeated. With --resume FILE
+If a connection breaks or a reader stops, the watch resumes automatically: no change is lost or repeated. With --resume FILE
 this also holds from one run to the next; after a crash, only the last changes before it may be repeated.
 
 CMD is run once for each commit, one after another. It gets the commit on stdin and its seq in DRIFTDB_SEQ:

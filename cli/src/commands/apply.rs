@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use driftdb::client::WriteReceipt;
 use driftdb::v1;
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, Reason, Result, counted};
 use driftdb_common::format::rfc3339::UtcTime;
 use driftdb_common::table::schema::SchemaEvent;
 use serde::Deserialize;
@@ -15,8 +16,12 @@ use crate::changes::{self, ImportedContent, KnownSchemas};
 use crate::database::DatabaseHandle;
 use crate::exit::CliResult;
 use crate::input::Lines;
+use crate::made_keys;
 use crate::render::{self, Printer, ProgressLine};
-use crate::shapes::{self, LoadSummary};
+use crate::shapes::{self, CommitRecord, LoadSummary};
+
+/// The commits whose keys people are told.
+const COMMITS_NOTED: u64 = 10;
 
 /// A line of the file.
 #[derive(Deserialize)]
@@ -68,7 +73,7 @@ enum KeyJson {
 pub(crate) async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let mut lines = Lines::open(&args.file)?;
     let mut loaded = LoadSummary::default();
-    let outcome = load(args, &mut lines, database, &mut loaded).await;
+    let outcome = load(args, &mut lines, (database, &mut *out), &mut loaded).await;
     if outcome.is_err() && loaded.commits > 0 {
         let LoadSummary { last_seq, commits, .. } = loaded;
         render::note(&format!("note: commits applied before the error: {commits}; last seq: {last_seq}"));
@@ -80,9 +85,12 @@ pub(crate) async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &m
 /// The commits of a file on their way to the writer.
 struct Applying<'a> {
     database: &'a mut DatabaseHandle,
+    keys: PrintedKeys<'a>,
     preserve_time: bool,
     /// The next commit must not be earlier than this.
     latest: Option<UtcTime>,
+    /// The commits whose own time is before that, and which therefore have another.
+    moved: u64,
     /// The schemas of the tables, once a line has changed one.
     schemas: Option<KnownSchemas>,
 }
@@ -90,30 +98,87 @@ struct Applying<'a> {
 async fn load(
     args: &ApplyArgs,
     lines: &mut Lines,
-    database: &mut DatabaseHandle,
+    (database, out): (&mut DatabaseHandle, &mut Printer),
     loaded: &mut LoadSummary,
-) -> Result<()> {
+) -> CliResult {
     let mut progress = ProgressLine::default();
     let latest = match args.preserve_time {
         true => database.writer_status().await?.last_time.and_then(moment),
         false => None,
     };
     let preserve_time = args.preserve_time;
-    let mut applying = Applying { database, preserve_time, latest, schemas: None };
+    let keys = PrintedKeys { out, noted: 0 };
+    let mut applying = Applying { database, keys, preserve_time, latest, moved: 0, schemas: None };
     while let Some(line) = lines.next().await? {
         let applied = applying.apply(&line.text).await.map_err(|e| e.context(lines.place(line.number)))?;
-        let (seq, events) = applied;
+        let AppliedLine { seq, events, made_keys } = applied;
         loaded.last_seq = seq;
         loaded.commits += 1;
         loaded.events += events;
+        applying.keys.print(seq, made_keys)?;
         progress.show(format_args!("{} commits, {} events", loaded.commits, loaded.events));
+    }
+    drop(progress);
+    applying.keys.finish();
+    if applying.moved > 0 {
+        let commits = counted(applying.moved, "commit");
+        let message = format!(
+            "note: {commits} got a later time than in the file: no commit may be earlier than the commit before it in the \
+             database; to keep all times, apply the file first, to a new database"
+        );
+        render::note(&message);
     }
     Ok(())
 }
 
+/// What a line has become.
+struct AppliedLine {
+    /// The commit.
+    seq: u64,
+    /// The number of its events.
+    events: u64,
+    /// The keys that the writer made for its inserts.
+    made_keys: Vec<v1::MadeKey>,
+}
+
+/// The keys that the writer made, commit by commit as they are known: nobody else can tell them afterwards.
+struct PrintedKeys<'a> {
+    out: &'a mut Printer,
+    /// The commits whose keys people were told, or would have been.
+    noted: u64,
+}
+
+impl PrintedKeys<'_> {
+    /// Prints the keys of a commit: for programs as a record, for people as a note.
+    fn print(&mut self, seq: u64, made: Vec<v1::MadeKey>) -> CliResult {
+        if made.is_empty() {
+            return Ok(());
+        }
+        let keys = made_keys::texts(made);
+        if !self.out.is_for_people() && self.out.can_stream() {
+            return self.out.print_record(&shapes::line(&CommitRecord { seq, keys })?);
+        }
+        self.noted += 1;
+        if self.noted <= COMMITS_NOTED {
+            render::note(&format!("note: seq {seq}{}", made_keys::with_keys(&keys)));
+        }
+        Ok(())
+    }
+
+    /// Tells how many commits were not noted.
+    fn finish(&self) {
+        let more = self.noted.saturating_sub(COMMITS_NOTED);
+        if more > 0 {
+            render::note(&format!(
+                "note: {more} more commits have keys that the writer made; -o jsonl prints all"
+            ));
+        }
+    }
+}
+
 impl Applying<'_> {
-    /// Applies a line. Returns the seq and the number of events of its commit.
-    async fn apply(&mut self, line: &str) -> Result<(u64, u64)> {
+    /// Applies a line.
+    async fn apply(&mut self, line: &str) -> Result<AppliedLine> {
         let (request, time) = if changes::has_changes(line) {
             let commit = changes::parse(line)?;
             let options =
@@ -125,7 +190,7 @@ impl Applying<'_> {
                 ),
                 ImportedContent::Schema(event) => {
                     let seq = self.change_schema(&event, options, commit.time).await?;
-                    return Ok((seq, 1));
+                    return Ok(AppliedLine { seq, events: 1, made_keys: Vec::new() });
                 }
             }
         } else {
@@ -133,15 +198,18 @@ impl Applying<'_> {
         };
         let (commit_time, events) = (self.commit_time(time), request.operations.len() as u64);
         let options = request.options.map(|options| v1::CommitOptions { commit_time, ..options });
-        let token = self.database.apply(v1::ApplyRequest { options, ..request }).await?;
+        let applied = self.database.apply_inserts(v1::ApplyRequest { options, ..request }).await?;
+        let WriteReceipt { token, made_keys, .. } = applied;
         self.latest = token.time.and_then(moment).or(self.latest);
-        Ok((token.seq, events))
+        Ok(AppliedLine { seq: token.seq, events, made_keys })
     }
 
     /// The time of a commit that names one, if times are kept.
-    fn commit_time(&self, time: Option<UtcTime>) -> Option<prost_types::Timestamp> {
-        let kept = time.filter(|_| self.preserve_time);
-        kept.max(self.latest.filter(|_| kept.is_some())).map(shapes::timestamp)
+    fn commit_time(&mut self, time: Option<UtcTime>) -> Option<prost_types::Timestamp> {
+        let kept = time.filter(|_| self.preserve_time)?;
+        let latest = self.latest.filter(|latest| *latest > kept);
+        self.moved += u64::from(latest.is_some());
+        Some(shapes::timestamp(latest.unwrap_or(kept)))
     }
 
     async fn change_schema(

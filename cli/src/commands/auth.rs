@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use driftdb_common::error::{Error, Result};
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::service::access::auth_file;
 use driftdb_common::service::access::principal::Principal;
@@ -57,8 +57,14 @@ pub(crate) fn run(args: AuthArgs, out: &mut Printer) -> CliResult {
 
 fn read(path: &std::path::Path) -> Result<AccessRules> {
     let mut bytes = Vec::new();
-    let read = fs::open_input(path)?.take(limits::RELOADED_FILE_BYTES).read_to_end(&mut bytes);
+    let read = fs::open_input(path)?.take(limits::RELOADED_FILE_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|e| Error::io(format_args!("cannot read {}", path.display()), &e))?;
+    if bytes.len() as u64 > limits::RELOADED_FILE_BYTES {
+        let (path, limit) = (path.display(), limits::RELOADED_FILE_BYTES);
+        let message =
+            format!("{path} is too large: it has more than {limit} bytes, and a daemon would refuse it");
+        return Err(Error::new(Reason::TooLarge, message));
+    }
     auth_file::parse_bytes(&bytes).map_err(|e| e.context(path.display()))
 }
 

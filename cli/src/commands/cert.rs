@@ -1,7 +1,9 @@
 //! `cert`: makes certificates for daemons and a client, signed by a CA of their own.
 
+use std::ffi::OsString;
 use std::path::Path;
 
+use driftdb::client::ClientTls;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
 use rcgen::{
@@ -31,12 +33,27 @@ const CLIENT_KEY: &str = "client-key.pem";
 pub(crate) fn run(args: &CertArgs) -> CliResult {
     let CertCommand::New(args) = &args.command;
     let hosts = hosts(&args.hosts);
-    let files = make(args, &hosts).map_err(|e| {
-        Error::new(Reason::ArgumentInvalid, format!("cannot make certificates for {}: {e}", hosts.join(", ")))
-    })?;
-    write(&args.dir, &files)?;
+    create(args, &hosts)?;
     render::note(&instructions(args, &hosts));
     Ok(())
+}
+
+fn create(args: &NewCertArgs, hosts: &[String]) -> Result<()> {
+    let files = make(args, hosts).map_err(|e| {
+        Error::new(Reason::ArgumentInvalid, format!("cannot make certificates for {}: {e}", hosts.join(", ")))
+    })?;
+    write(&args.dir, &files)
+}
+
+/// Makes certificates for daemons and a client on this machine, which count for a day. Returns the options of the daemons, and TLS of the
+/// client.
+pub(crate) fn for_a_day(dir: &Path, client: &str) -> Result<(Vec<OsString>, ClientTls)> {
+    let args = NewCertArgs { dir: dir.to_owned(), hosts: Vec::new(), client: client.to_owned(), days: 1 };
+    create(&args, &hosts(&[]))?;
+    let path = |name: &str| dir.join(name);
+    let options = [("--tls-cert", SERVER), ("--tls-key", SERVER_KEY), ("--tls-client-ca", CA)];
+    let options = options.into_iter().flat_map(|(option, name)| [option.into(), path(name).into()]).collect();
+    Ok((options, ClientTls::new(path(CA)).with_identity(path(CLIENT), path(CLIENT_KEY))))
 }
 
 /// A file to write.

@@ -55,11 +55,11 @@ pub(crate) async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printe
     out.end_result()?;
     let doctor::ExamSummary { tables, files, frames, damage, notes, repaired } = examined?;
     out.print_record(&shapes::line(&DoctorSummary { tables, files, frames, damage, notes, repaired })?)?;
-    if repair && repaired == 0 {
+    if repair && repaired == 0 && damage > 0 {
         render::note("note: nothing can be repaired automatically; nothing was changed");
     }
     if damage == 0 {
         return Ok(());
     }
-    Err(Error::new(Reason::Corrupt, format!("found {}", counted(damage, "problem"))).into())
+    out.finish_with(Error::new(Reason::Corrupt, format!("found {}", counted(damage, "problem"))))
 }

@@ -18,13 +18,10 @@ use crate::database::{DatabaseHandle, all_tables_at, tables_at};
 use crate::errors::to_error;
 use crate::exit::CliResult;
 use crate::input;
+use crate::output_file::OutputFile;
 use crate::render::{self, Printer, ProgressLine};
 use crate::shapes::{self, RequestedImages};
 use crate::statement;
-
-mod sink;
-
-use sink::DumpSink;
 
 /// The version of the format.
 pub(crate) const VERSION: u32 = 1;
@@ -114,7 +111,7 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
         history_tables: Vec::new(),
     };
     let prints = input::is_stdin(&args.file);
-    let file = if prints { None } else { Some(DumpSink::create(&args.file)?) };
+    let file = if prints { None } else { Some(OutputFile::create(&args.file)?) };
     let progress = ProgressLine::default();
     let created: Vec<u64> = tables.iter().map(|info| info.created_seq).collect();
     let mut dump = Dump { database, out, file, progress, made: DumpEnd::default() };
@@ -185,7 +182,7 @@ struct Dump<'a> {
     database: &'a mut DatabaseHandle,
     out: &'a mut Printer,
     /// `None` for standard output.
-    file: Option<DumpSink>,
+    file: Option<OutputFile>,
     progress: ProgressLine,
     made: DumpEnd,
 }

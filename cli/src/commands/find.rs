@@ -49,13 +49,19 @@ fn literal(key: &str, key_type: KeyType) -> CliResult<String> {
             Ok(int) => Ok(int.to_string()),
             Err(_) => Err(Failure::Usage(format!("{key:?} is no key: the keys of this table are integers"))),
         },
-        KeyType::Composite => match serde_json::from_str::<Vec<serde_json::Value>>(key) {
-            Ok(values) => {
+        KeyType::Composite => match serde_json::from_str(key) {
+            Ok(serde_json::Value::Array(values)) => {
                 let values: Vec<String> = values.iter().map(ToString::to_string).collect();
                 Ok(format!("({})", values.join(", ")))
             }
-            Err(_) => Err(Failure::Usage(format!(
-                "{key:?} is no key: the keys of this table are arrays, such as [\"x\",3]"
+            Ok(serde_json::Value::Object(fields)) => {
+                let field = |(name, value): (&String, &serde_json::Value)| {
+                    format!("`{}` = {value}", name.replace('`', "``"))
+                };
+                Ok(format!("({})", fields.iter().map(field).collect::<Vec<_>>().join(", ")))
+            }
+            _ => Err(Failure::Usage(format!(
+                "{key:?} is no key: the keys of this table are arrays, such as [\"x\",3], or objects with the fields of the key"
             ))),
         },
         KeyType::String | KeyType::Unspecified => quoted(key),
@@ -64,4 +70,27 @@ fn literal(key: &str, key_type: KeyType) -> CliResult<String> {
 
 fn quoted(text: &str) -> CliResult<String> {
     serde_json::to_string(text).map_err(|e| Failure::Usage(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_written_as_statements_take_it() {
+        for (key, of, expected) in [
+            ("a\"b", KeyType::String, r#""a\"b""#),
+            ("-7", KeyType::Int, "-7"),
+            (r#"["x", 3]"#, KeyType::Composite, r#"("x", 3)"#),
+            (r#"{"n": 3, "a`b": "x"}"#, KeyType::Composite, r#"(`a``b` = "x", `n` = 3)"#),
+        ] {
+            let found = literal(key, of).unwrap();
+            // The fields of an object can come in any order.
+            let fields = "(`n` = 3, `a``b` = \"x\")";
+            assert!(found == expected || found == fields, "{found}");
+        }
+        for (key, of) in [("x", KeyType::Int), ("x", KeyType::Composite), ("7", KeyType::Composite)] {
+            assert!(literal(key, of).is_err(), "{key}");
+        }
+    }
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
     let named = missing.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let message = format!("table {table:?} has no row with key {named}{more} at this point in time");
-    Err(Error::new(Reason::RowNotFound, message).into())
+    out.finish_with(Error::new(Reason::RowNotFound, message))
 }
 
 /// Whether a composite key in another spelling names a row: an array with spaces, or an object with the fields.

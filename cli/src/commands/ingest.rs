@@ -19,6 +19,7 @@ use crate::shapes;
 mod column_types;
 mod csv_parser;
 mod dry_run;
+mod json_advice;
 mod json_array;
 mod key_fields;
 mod load;
@@ -28,38 +29,45 @@ mod rows;
 mod skipped;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use column_types::CellRules;
-pub(crate) use column_types::NamedColumn;
-use key_fields::KeyField;
+pub(crate) use column_types::{ColumnType, FittingTypes, NamedColumn};
 pub(crate) use key_fields::NamedKey;
+use key_fields::{KeyField, TableKey};
 use load::{Load, LoadPlan};
 use meter::Meter;
-use rows::ReadRules;
+use rows::{InputPiece, Pieces, ReadRules};
 use skipped::SkippedLines;
 
 /// Loads the rows of the file and prints their number.
 pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     if format(args) == RowFormat::Jsonl
-        && (args.all_text || !args.types.is_empty() || args.delimiter.is_some())
+        && (args.all_text || !args.types.is_empty() || !args.null.is_empty() || args.delimiter.is_some())
     {
-        let message =
-            "--types, --all-text and --delimiter are for CSV and TSV files; JSON has types of its own";
+        let message = "--types, --all-text, --null and --delimiter are for CSV and TSV files; JSON has types of its own";
         return Err(Failure::Usage(message.to_owned()));
     }
     let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
     let table = table(database, args).await?;
-    let created_seq = table.created_seq;
     let rules = ReadRules {
-        csv: (format(args) != RowFormat::Jsonl).then(|| table.cells(args)),
+        csv: (format(args) != RowFormat::Jsonl).then(|| cells(args, &table)),
         batch: batch(args),
         keep_raw: skipped.is_some(),
     };
+    let mut pieces = Pieces::new(rows::open(&args.file, rules)?);
     if args.dry_run {
-        return dry_run::run(rows::open(&args.file, rules)?, out).await;
+        return dry_run::run(pieces, &table, out).await;
     }
+    let created_seq = match table.created_seq {
+        Some(seq) => seq,
+        None => {
+            // A file that cannot be loaded must leave no table behind.
+            check_begin(&mut pieces, &table, args).await?;
+            create(database, args.table.name(), &table).await?
+        }
+    };
     let plan = LoadPlan {
         table: args.table.name().to_owned(),
         file: input::name(&args.file),
@@ -74,7 +82,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
     // Of a compressed file, the length says little about how much there is to read.
     let len = stamp.filter(|_| uncompressed_name(&args.file).1).map(|stamp| stamp.len);
     let meter = Meter::new(len);
-    let mut load = Load::new(plan, database, rows::open(&args.file, rules)?, skipped, meter);
+    let mut load = Load::new(plan, database, pieces, skipped, meter);
     let outcome = load.run().await;
     let (loaded, line) = (load.loaded(), load.last_line());
     // Remove the progress bar before anything else is printed.
@@ -83,10 +91,33 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         let rows = loaded.events;
         let skip = if args.skip_bad.is_none() { "; --skip-bad FILE sets such lines aside" } else { "" };
         let place = if line > 0 { format!("after line {line}") } else { "at the first line".to_owned() };
-        render::note(&format!("note: this run loaded {rows} rows; the same command resumes {place}{skip}"));
+        let other = if rows > 0 && format(args) != RowFormat::Jsonl {
+            "; with other --types or --null the load begins again: drop the table first, or add --upsert"
+        } else {
+            ""
+        };
+        render::note(&format!(
+            "note: this run loaded {rows} rows; the same command resumes {place}{skip}{other}"
+        ));
     }
     outcome.map_err(|error| with_key_advice(error, args))?;
     out.print_record(&shapes::line(&loaded)?)
+}
+
+/// Fails if the file has no header that fits, or its first line is not a row and such lines are not set aside.
+async fn check_begin(pieces: &mut Pieces, table: &TableKey, args: &IngestArgs) -> Result<()> {
+    let place = |line| format!("{}, line {line}", input::name(&args.file));
+    match pieces.peek().await {
+        Some(Err(error)) => Err(error.clone()),
+        Some(Ok(InputPiece::Bad(line, _, error))) if args.skip_bad.is_none() => {
+            Err(error.clone().context(place(*line)))
+        }
+        Some(Ok(InputPiece::Batch(batch))) if args.skip_bad.is_none() => match batch.rows.first() {
+            Some(row) => table.check_key(&row.document).map_err(|error| error.context(place(row.line))),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// Advice: how to create a table whose keys are whole numbers, like those of the file.
@@ -123,30 +154,19 @@ fn uncompressed_name(file: &Path) -> (String, bool) {
     }
 }
 
-/// The properties of the table that a load needs.
-struct TableKey {
-    fields: Vec<KeyField>,
-    /// Whether the writer makes keys.
-    is_auto: bool,
-    /// The table's last CREATE.
-    created_seq: u64,
-}
-
-impl TableKey {
-    fn cells(self, args: &IngestArgs) -> CellRules {
-        let usual = if format(args) == RowFormat::Tsv { b'\t' } else { b',' };
-        CellRules {
-            all_text: args.all_text,
-            named: args.types.clone(),
-            delimiter: args.delimiter.unwrap_or(usual),
-            keys: self.fields,
-            // It makes them for inserts only.
-            makes_keys: self.is_auto && !args.upsert,
-        }
+fn cells(args: &IngestArgs, table: &TableKey) -> CellRules {
+    let usual = if format(args) == RowFormat::Tsv { b'\t' } else { b',' };
+    CellRules {
+        all_text: args.all_text,
+        named: args.types.clone(),
+        nulls: args.null.clone(),
+        delimiter: args.delimiter.unwrap_or(usual),
+        keys: table.fields.clone(),
+        makes_keys: table.makes_keys,
     }
 }
 
-/// The table, which is created if the user asks for it. A dry run creates none.
+/// The table, which may have to be created first, if the user asks for it.
 async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<TableKey> {
     let name = args.table.name();
     let tables = database.writer_status().await?.tables;
@@ -163,16 +183,14 @@ async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<Table
             columns => columns.iter().map(|column| column.field.clone()).collect(),
         };
         let fields = names.into_iter().zip(of.columns()).map(|(name, of)| KeyField { name, of }).collect();
-        return Ok(TableKey { fields, is_auto: info.auto_key, created_seq: info.created_seq });
+        let (is_auto, created_seq) = (info.auto_key, Some(info.created_seq));
+        return Ok(TableKey { fields, is_auto, makes_keys: is_auto && !args.upsert, created_seq });
     }
     if !args.pk.is_empty() {
         let usual = if args.int_key { KeyType::Int } else { KeyType::String };
         let fields = args.pk.iter().map(|key| key.field(usual)).collect();
-        let mut key = TableKey { fields, is_auto: args.auto, created_seq: 0 };
-        if !args.dry_run {
-            key.created_seq = create(database, name, &key).await?;
-        }
-        return Ok(key);
+        let makes_keys = args.auto && !args.upsert;
+        return Ok(TableKey { fields, is_auto: args.auto, makes_keys, created_seq: None });
     }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
     let near = near.map(|near| format!("; did you mean {near:?}?"));
@@ -216,7 +234,7 @@ fn producer(args: &IngestArgs, created_seq: u64, stamp: Option<&FileStamp>) -> S
 fn digest(args: &IngestArgs, created_seq: u64, FileStamp { path, len, modified }: &FileStamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert) = (format(args), args.batch, args.upsert);
-    let cells = (args.all_text, &args.types, args.delimiter);
+    let cells = (args.all_text, &args.types, &args.null, args.delimiter);
     let what =
         format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {cells:?} {created_seq}");
     what.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {

@@ -119,7 +119,8 @@ impl<'a> Shell<'a> {
             Some(1) => " (transaction: 1 write)".to_owned(),
             Some(n) => format!(" (transaction: {n} writes)"),
         };
-        let prompt = format!("driftdb{moment}{open}> ");
+        let context = self.session.database.context().map(|name| format!("({name})")).unwrap_or_default();
+        let prompt = format!("driftdb{context}{moment}{open}> ");
         if goes_on { format!("{:>1$}", "-> ", prompt.chars().count()) } else { prompt }
     }
 

@@ -9,12 +9,14 @@ use serde::Serialize;
 
 use crate::database::{DatabaseHandle, ExpectedDaemons, tables_at};
 use crate::errors::ACTIVE_WRITER;
-use crate::exit::{CliResult, Failure};
+use crate::exit::CliResult;
 use crate::render::Printer;
 use crate::shapes;
 
+mod bucket;
 mod security;
 
+use bucket::BucketJson;
 use security::SecurityJson;
 
 #[derive(Default, Serialize)]
@@ -50,6 +52,8 @@ struct WriterJson {
     problems: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     security: Option<SecurityJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bucket: Option<BucketJson>,
 }
 
 #[derive(Serialize)]
@@ -161,7 +165,7 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
     } else {
         out.print_record(&shapes::line(&status)?)?;
     }
-    failed.map_or(Ok(()), |error| Err(Failure::from(error)))
+    failed.map_or(Ok(()), |error| out.finish_with(error))
 }
 
 /// The status, and the error of an expected daemon that does not answer. A standby is as it should be, as long as there is an active
@@ -242,6 +246,7 @@ fn writer(url: &str, found: v1::WriterServiceStatusResponse) -> Result<WriterJso
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
         security: found.security.map(SecurityJson::new).transpose()?,
+        bucket: found.bucket.map(BucketJson::new).transpose()?,
     })
 }
 
@@ -331,6 +336,7 @@ fn for_people(status: &StatusJson) -> String {
             text += &format!("        {job_id}, {description}: {far}\n");
         }
         text += &trouble_for_people(&writer.damaged_files, &writer.problems);
+        text += &writer.bucket.as_ref().map(BucketJson::for_people).unwrap_or_default();
         text += &writer.security.as_ref().map(SecurityJson::for_people).unwrap_or_default();
     }
     for writer in &status.writers {

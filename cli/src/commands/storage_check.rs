@@ -1,21 +1,23 @@
-//! `storage-check`: checks from two processes whether the file system of a directory is safe for DriftDB.
+//! `storage-check`: checks whether an object store is safe for DriftDB, or from two processes the file system of a directory.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
-use serde::Serialize;
 
 use crate::args::StorageCheckArgs;
 use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 use crate::shapes;
 
+mod bucket;
+mod check_line;
 pub(crate) mod peer;
 mod peer_process;
 mod scratch;
 
+use check_line::{CheckLine, CheckResult};
 use peer::{PeerRequest, PeerResponse, ReadMode, generation};
 use peer_process::PeerProcess;
 use scratch::Scratch;
@@ -30,29 +32,6 @@ const LISTED_MS: u64 = 65_000;
 const NOTICE_MS: u64 = 2_000;
 /// How often a file is replaced while the peer reads it.
 const GENERATIONS: u64 = 60;
-
-/// The result of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-enum CheckResult {
-    #[serde(rename = "ok")]
-    Fine,
-    #[serde(rename = "slow")]
-    Slow,
-    /// Not supported, and not needed.
-    #[serde(rename = "no")]
-    Absent,
-    #[serde(rename = "UNSAFE")]
-    Unsafe,
-}
-
-/// The output line of a check. The names of checks are API: they must not change.
-#[derive(Debug, Serialize)]
-struct CheckLine {
-    check: &'static str,
-    result: CheckResult,
-    ms: Option<u64>,
-    means: String,
-}
 
 /// Who is affected if a check fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +58,14 @@ struct StorageChecker<'a> {
 
 /// Runs all checks and prints each result. Fails if one is unsafe.
 pub(crate) async fn run(args: &StorageCheckArgs, out: &mut Printer) -> CliResult {
+    if let Some(url) = args.dir.to_str().filter(|dir| dir.contains("://")) {
+        if args.peer.is_some() {
+            return Err(Failure::Usage(
+                "--peer is for directories: a bucket is checked over several connections".to_owned(),
+            ));
+        }
+        return bucket::run(args, url, out).await;
+    }
     let other = args.peer.as_deref().unwrap_or(&args.dir);
     for dir in [args.dir.as_path(), other] {
         // Before anything is created in it.

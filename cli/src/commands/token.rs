@@ -32,7 +32,7 @@ pub(crate) fn run(args: TokenArgs, out: &mut Printer) -> CliResult {
 }
 
 /// The lines that let the principal call with a token.
-fn lines_for_file(args: &NewTokenArgs, token: &str) -> Result<String> {
+pub(crate) fn lines_for_file(args: &NewTokenArgs, token: &str) -> Result<String> {
     let mut grants = String::new();
     for (role, tables) in [("read", &args.read), ("write", &args.write), ("admin", &args.admin)] {
         if !tables.is_empty() {

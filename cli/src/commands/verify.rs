@@ -51,5 +51,5 @@ pub(crate) async fn run(args: VerifyArgs, database: &mut DatabaseHandle, out: &m
         out.end_result()?;
         return if out.is_for_people() { out.print_text("no damage found\n") } else { Ok(()) };
     }
-    Err(Error::new(Reason::Corrupt, format!("found {}", counted(problems, "problem"))).into())
+    out.finish_with(Error::new(Reason::Corrupt, format!("found {}", counted(problems, "problem"))))
 }

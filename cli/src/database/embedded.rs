@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::bucket_copy::BucketCopy;
+
 /// Reports of a verification that wait to be printed.
 const REPORTS_AHEAD: usize = 64;
 
@@ -28,6 +30,8 @@ const REPORTS_AHEAD: usize = 64;
 pub(super) struct Embedded {
     directory: PathBuf,
     max_clock_jump: Option<ClockJump>,
+    /// The bucket whose database is copied into the directory, if any.
+    bucket: Option<BucketCopy>,
     writer: Option<(Channel, ServingDaemon)>,
     reader: Option<(Channel, ServingDaemon)>,
 }
@@ -42,7 +46,13 @@ struct ServingDaemon {
 impl Embedded {
     /// A directory. `max_clock_jump` is an option of the writer; `None` for its default.
     pub(super) fn new(directory: PathBuf, max_clock_jump: Option<ClockJump>) -> Embedded {
-        Embedded { directory, max_clock_jump, writer: None, reader: None }
+        Embedded { directory, max_clock_jump, bucket: None, writer: None, reader: None }
+    }
+
+    /// A bucket, which is copied when it is first read: into `cache`, or into a temporary directory.
+    pub(super) fn of_bucket(url: String, cache: Option<PathBuf>) -> Embedded {
+        let bucket = Some(BucketCopy::new(url.clone(), cache));
+        Embedded { bucket, ..Embedded::new(PathBuf::from(url), None) }
     }
 
     /// Whether the directory is open for writing.
@@ -57,6 +67,9 @@ impl Embedded {
         progress: impl Fn(v1::Progress),
         problem: impl Fn(v1::verify_response::Problem),
     ) -> Result<v1::verify_response::Summary> {
+        if let Some(bucket) = &self.bucket {
+            return Err(bucket.verify_error());
+        }
         let dir = DataDir::new(&self.directory);
         let (sender, mut receiver) = mpsc::channel(REPORTS_AHEAD);
         let verifying = tokio::task::spawn_blocking(move || {
@@ -98,6 +111,9 @@ impl Embedded {
         if self.writer.is_some() {
             return Ok(false);
         }
+        if let Some(bucket) = &self.bucket {
+            return Err(bucket.read_only_error());
+        }
         let mut config = driftdb_writer::WriterConfig::new(&self.directory);
         if let Some(ClockJump(jump)) = self.max_clock_jump {
             config.max_clock_jump = jump;
@@ -112,7 +128,12 @@ impl Embedded {
         if self.reader.is_some() {
             return Ok(false);
         }
-        let config = driftdb_reader::ReaderConfig::new(&self.directory);
+        let mut config = driftdb_reader::ReaderConfig::new(&self.directory);
+        if let Some(bucket) = &mut self.bucket {
+            let (directory, state) = bucket.open().await?;
+            config = driftdb_reader::ReaderConfig::new(directory);
+            config.bucket = Some(state);
+        }
         let opened = blocking(move || driftdb_reader::ReaderDaemon::open(config)).await?;
         self.reader = Some(ServingDaemon::start(|listener, shutdown| opened.serve(listener, shutdown)));
         Ok(true)
@@ -132,14 +153,17 @@ impl Embedded {
         // Drop the connections first: a daemon waits for its open connections.
         let reader = self.reader.map(|(_, running)| running);
         let writer = self.writer.map(|(_, running)| running);
-        let ended = match writer {
+        let mut ended = match writer {
             Some(running) => running.end().await,
             None => Ok(()),
         };
-        match reader {
-            Some(running) => ended.and(running.end().await),
-            None => ended,
+        if let Some(running) = reader {
+            ended = ended.and(running.end().await);
         }
+        if let Some(bucket) = self.bucket {
+            bucket.close().await;
+        }
+        ended
     }
 }
 

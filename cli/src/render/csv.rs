@@ -50,7 +50,7 @@ impl CsvWriter {
         Ok(())
     }
 
-    fn flush(&mut self, out: &mut dyn Write) -> CliResult {
+    pub(super) fn flush(&mut self, out: &mut dyn Write) -> CliResult {
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -75,6 +75,18 @@ impl CsvWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_are_flushed_have_one_header() {
+        let (mut sheet, mut out) = (CsvWriter::default(), Vec::new());
+        for i in 0..3 {
+            sheet.add(&mut out, JsonFields::parse(&format!("{{\"n\":{i}}}")).unwrap()).unwrap();
+            sheet.flush(&mut out).unwrap();
+            assert_eq!(out.iter().filter(|b| **b == b'\n').count(), i + 2);
+        }
+        sheet.end(&mut out).unwrap();
+        assert_eq!(out, b"n\n0\n1\n2\n");
+    }
 
     #[test]
     fn a_new_field_after_the_header_is_an_error() {

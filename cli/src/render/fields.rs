@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use crate::exit::CliResult;
 
 /// The fields of a JSON object in their order, with their values as JSON text.
-pub(super) struct JsonFields(pub(super) Vec<(String, Box<RawValue>)>);
+pub(crate) struct JsonFields(pub(crate) Vec<(String, Box<RawValue>)>);
 
 impl JsonFields {
     /// Parses a JSON object.
-    pub(super) fn parse(json: &str) -> CliResult<JsonFields> {
+    pub(crate) fn parse(json: &str) -> CliResult<JsonFields> {
         let wrong = |e| Error::new(Reason::Internal, format!("a result is not a JSON object: {e}"));
         Ok(serde_json::from_str(json).map_err(wrong)?)
     }

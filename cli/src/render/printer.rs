@@ -113,6 +113,11 @@ impl Printer {
         self.format == Format::Table
     }
 
+    /// Whether the output is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Whether rows can be printed before the last one is known.
     pub(crate) fn can_stream(&self) -> bool {
         self.format != Format::Csv
@@ -198,7 +203,8 @@ impl Printer {
     /// Prints one record: a JSON object on one line.
     pub(crate) fn print_record(&mut self, json: &str) -> CliResult {
         match self.format {
-            Format::Jsonl => {
+            // Of a Parquet file, what `export` reports about it.
+            Format::Jsonl | Format::Parquet => {
                 self.out.write_all(json.as_bytes())?;
                 self.out.write_all(b"\n")?;
             }
@@ -279,6 +285,12 @@ impl Printer {
         }
     }
 
+    /// Flushes the output with the rows that CSV keeps back to learn their columns. All rows that follow must have these columns.
+    pub(crate) fn flush_rows(&mut self) -> CliResult {
+        self.csv.flush(&mut self.out)?;
+        self.flush()
+    }
+
     /// Flushes the output.
     pub(crate) fn flush(&mut self) -> CliResult {
         Ok(self.out.flush()?)
@@ -307,6 +319,13 @@ impl Printer {
         Ok(())
     }
 
+    /// Ends the output of a command whose report is whole and is the reason why it fails. The JSON array of a command that fails on the
+    /// way stays open: a part must not pass for the whole.
+    pub(crate) fn finish_with(&mut self, failure: impl Into<Failure>) -> CliResult {
+        self.finish()?;
+        Err(failure.into())
+    }
+
     /// Ends the output.
     pub(crate) fn finish(&mut self) -> CliResult {
         self.end_result()?;
@@ -316,6 +335,7 @@ impl Printer {
             (Format::Json, _) => self.out.write_all(b"]\n")?,
             _ => {}
         }
+        (self.written, self.has_text) = (0, true);
         self.out.flush()?;
         Ok(())
     }

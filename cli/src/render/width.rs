@@ -18,7 +18,7 @@ pub(super) fn terminal_size() -> Option<(usize, usize)> {
 }
 
 /// Breaks text into lines of at most `room` columns, at spaces if possible. A character that is wider than that has a line of its own.
-pub(super) fn wrap(text: &str, room: usize) -> Vec<&str> {
+pub(crate) fn wrap(text: &str, room: usize) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), text);
     loop {
         let (end, space) = head(rest, room);

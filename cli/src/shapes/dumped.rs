@@ -27,18 +27,22 @@ struct MadeChange<'a, P: Serialize> {
     payload: P,
 }
 
-/// The commit that creates a table.
-pub(crate) fn created_table(info: &v1::TableInfo, at: Option<&Timestamp>) -> Result<String> {
+/// The schema of a table.
+pub(crate) fn schema(info: &v1::TableInfo) -> Result<Schema> {
     let (primary_key, key_type) = key_from_wire(info.primary_key.clone(), info.key_type, &info.key_columns)?;
-    let schema = Schema {
+    Ok(Schema {
         table: info.table.clone(),
         primary_key,
         key_type,
         indexes: convert::indexes_from_wire(info.indexes.clone(), &info.composite_indexes)?,
         retain_ms: convert::retain_from_wire(info.retain)?,
         auto_key: info.auto_key,
-    };
-    let payload = SchemaEvent::new(SchemaAction::Create, schema);
+    })
+}
+
+/// The commit that creates a table.
+pub(crate) fn created_table(info: &v1::TableInfo, at: Option<&Timestamp>) -> Result<String> {
+    let payload = SchemaEvent::new(SchemaAction::Create, schema(info)?);
     let change = MadeChange { table: &info.table, key: String::new(), kind: "schema", payload };
     line(&MadeChanges { time: at.map(|at| time(Some(at))).transpose()?, changes: vec![change] })
 }

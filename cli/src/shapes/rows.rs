@@ -148,6 +148,16 @@ fn retain(kept: &prost_types::Duration) -> String {
     format_retain(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
+/// A commit, and the keys that the writer made for its inserts.
+#[derive(Debug, Serialize)]
+pub(crate) struct CommitRecord {
+    /// The seq of the commit.
+    pub(crate) seq: u64,
+    /// The keys, in the order of the inserts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) keys: Vec<String>,
+}
+
 /// The result of `apply`, `ingest` and `revert`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct LoadSummary {

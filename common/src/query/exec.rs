@@ -16,6 +16,7 @@ mod key_list;
 pub mod moment_list;
 mod passing_events;
 mod query_memory;
+mod read_ahead;
 mod route;
 mod selection;
 mod sorter;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
+use crate::planted::{PlantedBug, is_planted};
 use crate::query::ast::SelectItem;
 pub use crate::query::exec::aggregate::Accumulator;
 pub use crate::query::exec::arranged::ArrangedSelect;
@@ -209,7 +211,10 @@ impl SelectExecution {
 
     /// How many rows to look up at once: not many more than the query needs.
     fn rows_wanted(&self) -> usize {
-        let left = self.selection.limit.map(|limit| limit.saturating_sub(self.count) + self.selection.offset);
+        let left = self
+            .selection
+            .limit
+            .map(|limit| limit.saturating_sub(self.count).saturating_add(self.selection.offset));
         let left = left.map_or(ROWS_AT_ONCE, |left| usize::try_from(left).unwrap_or(ROWS_AT_ONCE));
         left.clamp(ROWS_AT_ONCE / 16, ROWS_AT_ONCE)
     }
@@ -322,6 +327,11 @@ impl SelectExecution {
     }
 
     fn matches(&self, row: predicate::RowRef<'_>) -> Result<bool> {
+        if is_planted(PlantedBug::CandidatesBelieved)
+            && matches!(self.route.as_deref(), Some(Route::Candidates { .. }))
+        {
+            return Ok(true);
+        }
         self.selection.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
     }
 }

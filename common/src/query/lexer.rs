@@ -233,7 +233,9 @@ impl<'a> Lexer<'a> {
             (None, None) => {
                 let c = rest.chars().next().unwrap_or_default();
                 let message = format!("unexpected character {c:?}");
-                Err(self.error(self.at, self.at + c.len_utf8(), message, ""))
+                let hint =
+                    if c == '\\' { "commands such as \\dt work at the prompt of driftctl shell" } else { "" };
+                Err(self.error(self.at, self.at + c.len_utf8(), message, hint))
             }
         }
     }
@@ -357,6 +359,7 @@ mod tests {
             ("$name", "the first parameter is $1"),
             ("\"abc", "close it with \""),
             ("/* abc", "close it with */"),
+            ("\\i a.sql", "commands such as \\dt work at the prompt of driftctl shell"),
         ] {
             assert_eq!(failure(text).1, hint, "{text}");
         }

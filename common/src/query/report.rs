@@ -13,12 +13,12 @@ const SHOWN: usize = 100;
 /// How many of them are before the location.
 const SHOWN_BEFORE: usize = 40;
 
-/// Adds the location of the table's name to an error about a missing table. Other errors are returned unchanged.
+/// Adds the location of the table's name to an error about a missing table or about the name. Other errors are returned unchanged.
 pub fn at_table(error: Error, statement: &str, table: Option<&TableName>) -> Error {
     let about = |name: &&TableName| error.metadata().get("table") == Some(&name.text);
-    let Some(name) = table.filter(about).filter(|_| error.reason() == Reason::TableNotFound) else {
-        return error;
-    };
+    let is_placed =
+        matches!(error.reason(), Reason::TableNotFound | Reason::TableExists | Reason::NameInvalid);
+    let Some(name) = table.filter(about).filter(|_| is_placed) else { return error };
     match error.metadata().get("nearest") {
         // The suggestion moves from the message to the hint.
         Some(near) => Error::new(Reason::TableNotFound, format!("table {:?} does not exist", name.text))

@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 
 use crate::error::{Error, Reason, Result};
 use crate::limits;
+use crate::metrics;
 pub use crate::service::compute::lane::LaneLoad;
 use crate::service::compute::lane::{JobClass, Lane, LaneOptions};
 use crate::work::{StopCause, Work, WorkGroup};
@@ -129,6 +130,7 @@ impl ComputePool {
         let permit = ComputePermit(Arc::clone(admitted));
         if before >= limit {
             admitted.refused.fetch_add(1, Ordering::Relaxed);
+            metrics::count_refused(what);
             let message = format!(
                 "too many {what}: {before} are open, the limit is {limit}; retry later, or ask another reader"
             );

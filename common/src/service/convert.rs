@@ -236,12 +236,21 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
+    if options.request_id.starts_with('\0') {
+        return Err(scoped_id_error("request id"));
+    }
     if options.actor.contains('\0') {
         return Err(invalid("the actor contains a NUL character; leave it out"));
     }
     let commit_time_ms = options.commit_time.as_ref().map(time_from_wire).transpose()?;
     let v1::CommitOptions { request_id, reason, actor, .. } = options;
     Ok(CommitOptions { actor, reason, commit_time_ms, request_id })
+}
+
+/// The error of an id that a client has chosen and that looks as one of a principal is stored: without authentication it could be taken
+/// for that one later.
+pub fn scoped_id_error(what: &str) -> Error {
+    invalid(format!("the {what} begins with a NUL character; choose another"))
 }
 
 /// The write token for a commit of a history, which an epoch and a lineage name.

@@ -14,8 +14,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::service::options::LogArgs;
-use crate::service::server::{DRAIN, Listener, Security, descriptors};
+use crate::metrics;
+use crate::metrics::catalog::DaemonKind;
+use crate::service::monitor::{self, Monitor};
+use crate::service::options::{LogArgs, MetricsArgs, SecurityArgs};
+use crate::service::server::{DRAIN, Listener, Security, check_metrics_address, descriptors};
 use crate::service::telemetry;
 
 /// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
@@ -40,11 +43,11 @@ fn use_small_pages() {
 /// `serve` gets a token that SIGTERM and SIGINT cancel. An error of `serve` goes to standard error as
 /// `{program}: {error}`, and the exit code is 1.
 pub fn run(
-    program: &str,
-    log: &LogArgs,
+    (program, kind): (&str, DaemonKind),
+    (log, measured): (&LogArgs, &MetricsArgs),
     serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
 ) -> ExitCode {
-    match try_run(program, log, serve) {
+    match try_run((program, kind), (log, measured), serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{program}: {error}");
@@ -54,11 +57,14 @@ pub fn run(
 }
 
 fn try_run(
-    program: &str,
-    log: &LogArgs,
+    (program, kind): (&str, DaemonKind),
+    (log, measured): (&LogArgs, &MetricsArgs),
     serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
 ) -> Result<()> {
     telemetry::start(log.log_format, &log.log)?;
+    if measured.metrics.is_some() {
+        metrics::install(kind)?;
+    }
     descriptors::raise_limit();
     use_small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -105,10 +111,26 @@ fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
     Ok(())
 }
 
+/// Starts the monitor of a daemon, which also reads the files of TLS and the auth file again on SIGHUP.
+pub async fn monitor(
+    kind: DaemonKind,
+    (metrics, options): (&MetricsArgs, &SecurityArgs),
+    security: &Arc<Security>,
+    shutdown: &CancellationToken,
+) -> Result<Monitor> {
+    if let Some(address) = metrics.metrics
+        && let Some(warning) = check_metrics_address(address, options.insecure_listen)?
+    {
+        tracing::warn!("{warning}");
+    }
+    let reloaded = Arc::clone(security);
+    monitor::start(kind, metrics, move || reloaded.reload(), shutdown).await
+}
+
 /// Listens on `address`, for connections that are protected, and prints `listening on {address}` as the first line on standard output.
 /// If `address` has port 0, the line shows the port that the system chose.
-pub async fn listen(address: SocketAddr, security: &Arc<Security>) -> Result<Listener> {
-    let listener = Listener::bind_with(address, Arc::clone(security)).await?;
+pub async fn listen(address: SocketAddr, security: &Arc<Security>, monitor: &Monitor) -> Result<Listener> {
+    let listener = Listener::bind_with(address, Arc::clone(security)).await?.watched_by(monitor);
     if let Some(address) = listener.address() {
         println!("listening on {address}");
     }

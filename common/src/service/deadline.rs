@@ -11,7 +11,7 @@ pub fn deadline_of(metadata: &MetadataMap) -> Option<Instant> {
 }
 
 /// At most eight digits and a unit: `30S`, `500m`.
-fn parse_timeout(text: &str) -> Option<Duration> {
+pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -46,6 +46,8 @@ mod tests {
             ("30", None),
             ("123456789S", None),
             ("-1S", None),
+            ("+1S", None),
+            ("3 S", None),
             ("1é", None),
         ] {
             assert_eq!(parse_timeout(text), expected, "{text}");

@@ -3,11 +3,14 @@
 pub mod access;
 pub mod clock;
 pub mod compute;
+pub mod config_file;
 pub mod convert;
 pub mod daemon;
 pub mod deadline;
 pub mod key_schema;
 pub mod log_throttle;
+pub mod manual_page;
+pub mod monitor;
 pub mod options;
 pub mod preconditions;
 pub mod reloaded_file;

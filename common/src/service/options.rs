@@ -1,5 +1,6 @@
 //! Command-line options that both daemons have, and the parser for durations in options.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +56,19 @@ pub struct LogArgs {
     pub log: String,
 }
 
+/// The option for metrics.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Metrics")]
+pub struct MetricsArgs {
+    /// Address on which to serve /metrics, /healthz and /readyz over HTTP [default: none]
+    ///
+    /// For Prometheus and for probes: docs/metrics.md lists the metrics. The port has neither TLS nor authentication, and shows no
+    /// names and no data of clients. An address that others than this machine can reach needs --insecure-listen. Port 0 picks a
+    /// free port, which the log shows.
+    #[arg(long, env = "DRIFTDB_METRICS", value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+}
+
 /// The options that decide who may connect.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Security")]
@@ -95,6 +109,14 @@ pub struct SecurityArgs {
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = text.trim().parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
     duration.ok_or_else(|| "not a duration; write a number and a unit, such as 50ms, 1s or 2m".to_owned())
+}
+
+/// Parses a duration that can also be a number of days: `30d`.
+pub fn parse_days(text: &str) -> Result<Duration, String> {
+    match text.trim().strip_suffix('d').and_then(|days| days.trim().parse::<u64>().ok()) {
+        Some(days) => Ok(Duration::from_secs(days.saturating_mul(86_400))),
+        None => parse_duration(text),
+    }
 }
 
 /// The longest jump of the clock that needs no confirmation; `None` to trust the clock.

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -34,8 +33,8 @@ pub struct WatchedFile {
     pub bytes: Vec<u8>,
 }
 
-/// What is made of the files, such as a TLS configuration.
-type FileDecoder<T> = dyn Fn(&[WatchedFile]) -> Result<T> + Send + Sync;
+/// What is made of the files, such as a TLS configuration, or of the error why they cannot be read.
+type FileDecoder<T> = dyn Fn(Result<&[WatchedFile]>) -> Result<T> + Send + Sync;
 
 /// A value that is made of some files, and made again when one of them changes.
 pub struct ReloadedFiles<T> {
@@ -46,7 +45,10 @@ pub struct ReloadedFiles<T> {
     current: ArcSwap<T>,
     /// Counts the values: each sends the next number.
     version: watch::Sender<u64>,
+    /// Held for a whole check.
     checks: Mutex<FileChecks>,
+    /// Why the newest files are not in use.
+    problem: Mutex<Option<String>>,
 }
 
 /// What the checks have found so far.
@@ -56,8 +58,6 @@ struct FileChecks {
     found: u128,
     /// The fingerprint of the files that were last loaded, or could not be.
     tried: u128,
-    /// Why the newest files are not in use.
-    problem: Option<String>,
 }
 
 impl<T> std::fmt::Debug for ReloadedFiles<T> {
@@ -71,10 +71,10 @@ impl<T: Send + Sync + 'static> ReloadedFiles<T> {
     pub fn open(
         what: &'static str,
         paths: Vec<PathBuf>,
-        load: impl Fn(&[WatchedFile]) -> Result<T> + Send + Sync + 'static,
+        load: impl Fn(Result<&[WatchedFile]>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Arc<ReloadedFiles<T>>> {
         let contents = read_all(&paths)?;
-        let first = load(&contents)?;
+        let first = load(Ok(&contents))?;
         let found = fingerprint(&Ok(contents));
         Ok(Arc::new(ReloadedFiles {
             what,
@@ -82,7 +82,8 @@ impl<T: Send + Sync + 'static> ReloadedFiles<T> {
             load: Box::new(load),
             current: ArcSwap::from_pointee(first),
             version: watch::channel(0).0,
-            checks: Mutex::new(FileChecks { found, tried: found, problem: None }),
+            checks: Mutex::new(FileChecks { found, tried: found }),
+            problem: Mutex::new(None),
         }))
     }
 
@@ -98,52 +99,50 @@ impl<T: Send + Sync + 'static> ReloadedFiles<T> {
 
     /// Why the newest files are not in use, for Status; `None` if they are.
     pub fn problem(&self) -> Option<String> {
-        self.checks.lock().problem.clone()
+        self.problem.lock().clone()
     }
 
-    /// Starts the task that reads the files again, and on SIGHUP at once, until `shutdown` is cancelled. Needs a tokio runtime.
-    pub fn follow(self: &Arc<Self>, shutdown: CancellationToken) -> Result<()> {
-        let mut hangup =
-            signal(SignalKind::hangup()).map_err(|e| Error::io("cannot handle the signal SIGHUP", &e))?;
+    /// Starts the task that reads the files again, until `shutdown` is cancelled. Needs a tokio runtime.
+    pub fn follow(self: &Arc<Self>, shutdown: CancellationToken) {
         let files = Arc::clone(self);
         tokio::spawn(async move {
-            loop {
-                let is_asked = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    received = hangup.recv() => received.is_some(),
-                    () = tokio::time::sleep(INTERVAL) => false,
-                };
+            while shutdown.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
                 let checked = Arc::clone(&files);
-                if let Err(error) = tokio::task::spawn_blocking(move || checked.check(is_asked)).await {
+                if let Err(error) = tokio::task::spawn_blocking(move || checked.check(false)).await {
                     tracing::error!(%error, "checking {} failed", files.what);
                 }
             }
         });
-        Ok(())
+    }
+
+    /// Reads the files again now, because the operator asks for it, and uses them whether or not they have changed. Blocks.
+    pub fn reload(&self) {
+        self.check(true);
     }
 
     /// Reads the files, and makes a new value if they have changed and are settled, or if the operator asks for it. Blocks.
     fn check(&self, is_asked: bool) {
+        // One check at a time, from the reading to the new value: of two that overlap, the one that has read older files could
+        // otherwise store its value last, and a token that was revoked would be valid again. Nobody else takes this lock.
+        let mut checks = self.checks.lock();
         let contents = read_all(&self.paths);
         let fingerprint = fingerprint(&contents);
-        let mut checks = self.checks.lock();
         let is_settled = std::mem::replace(&mut checks.found, fingerprint) == fingerprint;
         if !is_asked && (!is_settled || checks.tried == fingerprint) {
             return;
         }
         checks.tried = fingerprint;
-        match contents.and_then(|contents| (self.load)(&contents)) {
+        match (self.load)(contents.as_deref().map_err(Error::clone)) {
             Ok(value) => {
-                checks.problem = None;
-                drop(checks);
+                *self.problem.lock() = None;
                 self.current.store(Arc::new(value));
                 self.version.send_modify(|version| *version += 1);
                 tracing::info!("reloaded {}", self.what);
             }
             Err(error) => {
+                tracing::error!(%error, "cannot reload {}; the former ones stay in use", self.what);
                 let problem = format!("cannot reload {}: {error}; the former ones stay in use", self.what);
-                tracing::error!("{problem}");
-                checks.problem = Some(problem);
+                *self.problem.lock() = Some(problem);
             }
         }
     }
@@ -212,7 +211,7 @@ mod tests {
 
     fn open(file: &OperatorFile) -> Arc<ReloadedFiles<String>> {
         ReloadedFiles::open("the test file", vec![file.0.clone()], |contents| {
-            let text = String::from_utf8_lossy(&contents[0].bytes).into_owned();
+            let text = String::from_utf8_lossy(&contents?[0].bytes).into_owned();
             match text.contains("bad") {
                 true => Err(Error::new(Reason::ArgumentInvalid, "it is bad")),
                 false => Ok(text),

@@ -5,31 +5,33 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
-use tonic::service::interceptor::InterceptedService;
-use tonic::{Request, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::error::{Error, Reason, Result};
-use crate::service::access::caller::Caller;
 use crate::service::server::accept::Acceptor;
+use crate::service::server::for_principals::ForPrincipals;
 use crate::service::server::services::{OwnService, ServerServices};
 
 mod accept;
+mod activity;
 mod answer_body;
 mod byte_stream;
 mod call;
 mod call_memory;
+mod call_metrics;
 mod clients;
 mod connection;
 mod connection_age;
 mod connection_calls;
 mod connections;
 pub(in crate::service) mod descriptors;
+mod for_principals;
 mod handshake;
 mod health;
 pub mod limit_options;
 mod listener;
 mod message_scan;
+mod nested_lists;
 pub mod peer;
 mod request_body;
 mod resources;
@@ -39,6 +41,7 @@ mod services;
 mod task_parts;
 mod tls;
 
+pub use activity::ServerActivity;
 pub use call_memory::CallMemory;
 pub use clients::WatchPlace;
 pub use connection::STREAM_WINDOW;
@@ -46,7 +49,7 @@ pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};
 pub use resources::ServerResources;
 pub use response_stream::ResponseStream;
-pub use security::{Security, check_address};
+pub use security::{Security, check_address, check_metrics_address};
 pub use services::ServiceFuture;
 
 /// How long calls in progress may run after a shutdown began.
@@ -71,12 +74,14 @@ pub async fn serve<S: OwnService, H: Health>(
     let mut routes = RoutesBuilder::default();
     routes.add_service(health);
     let reflection = descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1().map_err(|e| internal(&e))?;
-    routes.add_service(InterceptedService::new(reflection, require_principal));
+    routes.add_service(ForPrincipals(reflection));
     let reflection = descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1alpha().map_err(|e| internal(&e))?;
-    routes.add_service(InterceptedService::new(reflection, require_principal));
+    routes.add_service(ForPrincipals(reflection));
     let services = ServerServices::new(own, routes.routes().prepare());
-    let serving =
-        Acceptor::new(services, resources, Arc::clone(listener.security())).run(listener, shutdown.clone());
+    let acceptor = Acceptor::new(services, resources, &listener);
+    let connections = Arc::clone(acceptor.connections());
+    listener.monitor().listen(move |samples| connections.sample(samples));
+    let serving = acceptor.run(listener, shutdown.clone());
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;
@@ -86,9 +91,4 @@ pub async fn serve<S: OwnService, H: Health>(
         () = drained => tracing::warn!("cut the calls that were still open {DRAIN:?} after the shutdown began"),
     }
     Ok(())
-}
-
-/// Refuses a request without a principal. For services that say nothing of tables.
-fn require_principal(request: Request<()>) -> Result<Request<()>, Status> {
-    Caller::of(&request).map(|_| request)
 }

@@ -17,11 +17,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// The library for HTTP/2. It warns of each client that breaks a rule, and a client can do so as often as it likes: unless the filter
+/// names it, only its errors are logged.
+const HTTP: &str = "h2";
+
 /// Starts logging at the levels that `filter` names: `info`, `debug`, `driftdb_writer=trace` …
 ///
 /// Fails if `filter` is invalid, or if this process already logs.
 pub(super) fn start(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| {
+    let directives = match filter.contains(HTTP) {
+        true => filter.to_owned(),
+        false => format!("{HTTP}=error,{filter}"),
+    };
+    let filter = EnvFilter::try_new(directives).map_err(|e| {
         Error::new(Reason::ArgumentInvalid, format!("invalid log filter --log {filter:?}: {e}"))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -265,7 +265,7 @@ impl DiskSpace {
 
     fn remove(&self, path: &std::path::Path) {
         if let Err(error) = fs::remove_if_exists(&*self.fs, path) {
-            tracing::warn!(%error, file = %path.display(), "cannot remove a file");
+            tracing::warn!(%error, path = %path.display(), "cannot remove a file");
         }
     }
 }

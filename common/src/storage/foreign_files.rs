@@ -8,11 +8,12 @@ use crate::storage::layout::{self, DataDir, TMP};
 
 /// How many foreign files an error names.
 const NAMED: usize = 3;
-/// The names next to `database.json` that DriftDB creates, and the directory that ext4 creates in every file system.
-const OWN_NAMES: [&str; 7] =
-    ["LOCK", "HEAD", "RESERVE", "lineage.json", "clock.json", "tables", "lost+found"];
+/// The names next to `database.json` that DriftDB creates, and the directory that ext4 creates in every file system. A take-over that
+/// died before it had written anything has left `mirror.lock`.
+const OWN_NAMES: [&str; 8] =
+    ["LOCK", "HEAD", "RESERVE", "lineage.json", "clock.json", "tables", "lost+found", "mirror.lock"];
 /// How the names of temporary files begin. Each ends with `.tmp`.
-const OWN_TEMPORARY: [&str; 5] = ["HEAD.", "RESERVE.", "lineage.", "clock.", "database."];
+const OWN_TEMPORARY: [&str; 6] = ["HEAD.", "RESERVE.", "lineage.", "clock.", "database.", "bucket."];
 
 /// Fails if a directory contains no database and files that no unfinished creation of one can have left. Succeeds if the
 /// directory does not exist.
@@ -37,6 +38,21 @@ pub fn check_no_foreign_files(fs: &dyn FileSystem, dir: &DataDir) -> Result<()> 
         "cannot use {} as a data directory: it contains no database, but other files: {named}{more}; choose an empty \
          directory, or one that does not exist yet",
         dir.root().display()
+    );
+    Err(Error::new(Reason::ArgumentInvalid, message))
+}
+
+/// Fails if a directory is a copy of a bucket that belongs to the reader that made it, or that is not whole: a writer would begin a history
+/// in it that the bucket does not have.
+pub fn check_no_mirror(fs: &dyn FileSystem, dir: &DataDir) -> Result<()> {
+    if !list(fs, dir, dir.root())?.iter().any(|name| name == layout::MIRROR_RECORD) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is the cache of a reader of a bucket, or a writer has died while it filled it: it contains {}; name another directory. A \
+         writer with --bucket fills an empty one from the bucket",
+        dir.root().display(),
+        layout::MIRROR_RECORD
     );
     Err(Error::new(Reason::ArgumentInvalid, message))
 }

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Reason, Result};
 
+pub mod ownership;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 #[cfg(test)]
@@ -462,8 +463,8 @@ pub(crate) fn sync_parent(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
 /// Removes a file that nothing refers to, after a failure that the caller reports.
 pub(crate) fn discard(fs: &dyn FileSystem, path: &Path) {
     if let Err(error) = remove_if_exists(fs, path) {
-        let file = path.display();
-        tracing::warn!(%error, %file, "cannot remove an unfinished file; the next start of the writer removes it");
+        let path = path.display();
+        tracing::warn!(%error, %path, "cannot remove an unfinished file; the next start of the writer removes it");
     }
 }
 

@@ -30,6 +30,25 @@ impl Head {
         self.entries.iter().map(|entry| entry.last_seq).fold(self.header.last_seq, u64::max)
     }
 
+    /// Whether this HEAD says the same as another: how often they were written does not count.
+    pub(crate) fn publishes_as(&self, other: &Head) -> bool {
+        let header = Header { generation: other.header.generation, ..self.header };
+        (header, self.incarnation, &self.entries) == (other.header, other.incarnation, &other.entries)
+    }
+
+    /// Decodes the content of a HEAD that was copied as a whole. Returns `None` if a cell is not valid.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Head> {
+        let header = head::decode_header(bytes)?;
+        let incarnation = match header.format {
+            1 => HeadIncarnation::default(),
+            _ => head::decode_incarnation(bytes)?,
+        };
+        let start = usize::try_from(head::cell_offset(header.table_entry_cell(0))).ok()?;
+        let cells = bytes.get(start..)?;
+        let entries = head::decode_table_entries(cells, header.table_entry_count, header.format);
+        Some(Head { header, incarnation, entries: entries.into_iter().collect::<Option<_>>()? })
+    }
+
     /// Encodes all cells of HEAD, in the newest version.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let header = Header { format: head::FORMAT_VERSION, ..self.header };

@@ -143,6 +143,20 @@ impl HeadFile {
         &self.syncer
     }
 
+    /// Returns the HEAD that [`HeadFile::publish`] would publish.
+    pub(crate) fn next(&self, entries: &[(usize, TableEntry)], last_seq: u64, last_ms: u64) -> Head {
+        let mut next = self.head.clone();
+        for (index, entry) in entries {
+            match next.entries.get_mut(*index) {
+                Some(current) => *current = *entry,
+                None => next.entries.push(*entry),
+            }
+        }
+        (next.header.last_seq, next.header.last_ms) = (last_seq, last_ms);
+        next.header.table_entry_count = u16::try_from(next.entries.len()).unwrap_or(u16::MAX);
+        next
+    }
+
     /// Publishes: writes the changed entries (new ones only at the end), then the older copy of the header.
     /// Any failure is final, because it is not known what readers see.
     pub(crate) fn publish(

@@ -161,6 +161,8 @@ pub(crate) const SEGMENT_TMP: &str = ".seg.tmp";
 /// The end of the name of every unfinished file.
 pub(crate) const TMP: &str = ".tmp";
 
+/// The name of the record of a directory that is the copy of a bucket.
+pub(crate) const MIRROR_RECORD: &str = "bucket.json";
 /// The name of `lineage.json`.
 pub(crate) const LINEAGE: &str = "lineage.json";
 /// The start of the name of an unfinished `lineage.json`.

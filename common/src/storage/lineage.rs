@@ -34,8 +34,8 @@ fn read_up_to(fs: &dyn FileSystem, dir: &DataDir, current: LineageEntry) -> Resu
         Err(error) if error.reason() == Reason::Corrupt => error.to_string(),
         Err(error) => return Err(error),
     };
-    let file = dir.lineage().display().to_string();
-    tracing::warn!(file, why, "the older incarnations are not known: their tokens are refused");
+    let path = dir.lineage().display().to_string();
+    tracing::warn!(path, error = why, "the older incarnations are not known: their tokens are refused");
     Ok(Lineage::of(current))
 }
 

@@ -13,6 +13,7 @@ pub mod io_ban;
 pub mod layout;
 pub mod lineage;
 pub mod lock;
+pub mod process_usage;
 pub mod recovery;
 pub mod sst;
 pub mod wal;

@@ -10,7 +10,7 @@ use crate::format::manifest::{self, Database};
 use crate::storage::descriptors::{RecentlyUsed, SpareDescriptors};
 use crate::storage::disk_space::DiskSpace;
 use crate::storage::fence::{Fence, OpenedFiles};
-use crate::storage::foreign_files::check_no_foreign_files;
+use crate::storage::foreign_files::{check_no_foreign_files, check_no_mirror};
 use crate::storage::fs::{self, FileId, FileSystem};
 use crate::storage::head::{self, Head};
 use crate::storage::head_file::HeadFile;
@@ -45,6 +45,7 @@ pub fn open(
     fs.create_dir(dir.root()).map_err(failed)?;
     // Before LOCK is created, which must not appear among the files of something else.
     check_no_foreign_files(&*fs, dir)?;
+    check_no_mirror(&*fs, dir)?;
     let root = opened_id(&*fs, dir)?;
     let lock = Lock::acquire(&*fs, dir)?;
     let space = DiskSpace::new(Arc::clone(&fs), dir);
@@ -201,6 +202,6 @@ fn initialise(fs: &dyn FileSystem, dir: &DataDir) -> Result<(Database, Head)> {
     let head = Head { header, incarnation: HeadIncarnation::default(), entries: Vec::new() };
     HeadFile::replace(fs, dir, &head)?;
     fs::replace(fs, &dir.database(), &manifest::encode(&database)?)?;
-    tracing::info!(id = %database.id, dir = %dir.root().display(), "created an empty database");
+    tracing::info!(database = %database.id, path = %dir.root().display(), "created an empty database");
     Ok((database, head))
 }

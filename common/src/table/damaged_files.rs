@@ -45,7 +45,7 @@ impl DamagedFiles {
             return;
         }
         let (path, found) = (file.path.display(), &file.message);
-        tracing::error!(%path, offset = file.offset, found, what_is_done, "a snapshot or index file is damaged");
+        tracing::error!(%path, offset = file.offset, error = found, action = what_is_done, "a snapshot or index file is damaged");
         if files.len() < usize::try_from(limits::PROBLEMS_LISTED).unwrap_or(usize::MAX) {
             files.insert(file.path.clone(), (file, what_is_done));
         }
@@ -57,6 +57,11 @@ impl DamagedFiles {
         let before = files.len();
         files.retain(|path, _| !path.starts_with(dir));
         before - files.len()
+    }
+
+    /// The number of files.
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
     }
 
     /// Whether no file is damaged.

@@ -51,7 +51,7 @@ pub struct LayerMap {
     /// Oldest first.
     pub(super) images: Vec<LayerFile>,
     /// The properties of the newest delta layer.
-    pub(super) newest: DeltaProperties,
+    pub(crate) newest: DeltaProperties,
 }
 
 impl LayerMap {

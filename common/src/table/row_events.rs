@@ -60,7 +60,9 @@ struct EventWalk<'a> {
 impl EventWalk<'_> {
     fn state(&mut self, key: &Key) -> Result<()> {
         let row = self.fold.current()?;
-        self.visitor.state(key, row.filter(|row| row.document.is_some()))
+        let row =
+            row.map(|(seq, time_ms, document)| RowVersion { seq, time_ms, document: Some(document.clone()) });
+        self.visitor.state(key, row)
     }
 
     /// Applies the commits before another one that left the table without rows.

@@ -132,12 +132,14 @@ impl RowFold {
         matches!(self.base, Some(None) | None) && self.patches.is_empty()
     }
 
-    /// The row after the versions so far, for walks that need it after some of them; `None` if it is absent.
-    pub(super) fn current(&mut self) -> Result<Option<RowVersion>> {
+    /// Commit, time and content of the row after the versions so far, for walks that need it after some of them; `None` if it is
+    /// absent.
+    pub(super) fn current(&mut self) -> Result<Option<(u64, u64, &Document)>> {
         let Some((seq, time_ms)) = self.newest else { return Ok(None) };
-        let document = fold_patches(self.base.take().flatten(), &mut self.patches)?;
-        self.base = Some(document.clone());
-        Ok(document.map(|document| RowVersion { seq, time_ms, document: Some(document) }))
+        if !self.patches.is_empty() || self.base.is_none() {
+            self.base = Some(fold_patches(self.base.take().flatten(), &mut self.patches)?);
+        }
+        Ok(self.base.as_ref().and_then(Option::as_ref).map(|document| (seq, time_ms, document)))
     }
 
     /// Merges the patches into the row. Returns `None` if no version was seen. Fails with CORRUPT if there are patches and

@@ -418,7 +418,7 @@ pub fn check_table_name(name: &str) -> Result<()> {
         "invalid table name {name:?}: a name has 1 to {} letters, digits and underscores, and does not begin with a digit",
         limits::TABLE_NAME_BYTES
     );
-    Err(Error::new(Reason::NameInvalid, message))
+    Err(Error::new(Reason::NameInvalid, message).with("table", name))
 }
 
 #[cfg(test)]

@@ -114,7 +114,8 @@ impl FindPages {
         let step = self.next_page()?;
         step.try_map(|FoundCommit { header, commit, .. }| {
             let found = commit.map_or("no commit".to_owned(), |commit| format!("commit {}", commit.seq));
-            let (table, after, last) = (self.table.name(), self.after, header.read_seq);
+            // Its name then: it may have another since, which the caller may not know.
+            let (table, after, last) = (self.table.name_at(header.read_seq), self.after, header.read_seq);
             let (route, rows) = (self.execution.route()?, self.execution.examined());
             let text = format!(
                 "{table} after seq {after} up to seq {last}: {route}; {rows} rows read, {found} found"

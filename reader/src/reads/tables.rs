@@ -50,8 +50,9 @@ pub async fn list(
     (after, with_dropped): (String, bool),
     limit: TableListLimit,
 ) -> Result<TableList> {
-    let caller = caller.clone();
     let applied = query.wait_until_fresh(freshness, as_of).await?;
+    // What the rules allow after the wait, not before.
+    let caller = caller.renewed();
     let list = move |context: &RequestContext| {
         let point = context.replica.point_at(&applied, as_of)?;
         let header = point.header(&context.replica, point.applied.tables_for(&caller))?;
@@ -60,7 +61,8 @@ pub async fn list(
             point.applied.names.at(point.seq, &after, with_dropped).filter(|(name, _)| caller.lists(name));
         for (name, timeline) in names {
             work::step(16)?;
-            let Some(info) = listed_info(name, timeline, point.seq) else { continue };
+            let Some(mut info) = listed_info(name, timeline, point.seq) else { continue };
+            caller.redact_problem(&mut info.problem);
             bytes = bytes.saturating_add(info.encoded_len());
             if tables.len() == limit.tables || (bytes > limit.bytes && !tables.is_empty()) {
                 has_more = true;

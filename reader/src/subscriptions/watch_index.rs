@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
@@ -41,9 +42,32 @@ pub struct WatchIndex {
     concerned: Vec<WatchId>,
 }
 
+/// The commit up to which a watch has sent everything. Written by the watch, without a lock, and read for the metrics.
+#[derive(Debug)]
+pub struct WatchPosition(AtomicU64);
+
+impl Default for WatchPosition {
+    /// Not known yet.
+    fn default() -> WatchPosition {
+        WatchPosition(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl WatchPosition {
+    /// Sets the commit.
+    pub fn set(&self, seq: u64) {
+        self.0.store(seq, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Debug)]
 struct IndexedWatch {
     wake: Arc<Notify>,
+    position: Arc<WatchPosition>,
     tables: Vec<String>,
     rows: Option<IndexedRows>,
     wait: Option<Wait>,
@@ -81,8 +105,8 @@ struct TableWatches {
 
 impl WatchIndex {
     /// Adds a watch, which cannot wait yet. `wake` is told when a commit may concern it.
-    pub fn add(&mut self, wake: Arc<Notify>) -> WatchId {
-        let watch = IndexedWatch { wake, tables: Vec::new(), rows: None, wait: None };
+    pub fn add(&mut self, wake: Arc<Notify>, position: Arc<WatchPosition>) -> WatchId {
+        let watch = IndexedWatch { wake, position, tables: Vec::new(), rows: None, wait: None };
         let free = self.free.pop().and_then(|id| Some((id, self.watches.get_mut(id as usize)?)));
         match free {
             Some((id, entry)) => {
@@ -94,6 +118,15 @@ impl WatchIndex {
                 u32::try_from(self.watches.len() - 1).unwrap_or(u32::MAX)
             }
         }
+    }
+
+    /// How many of the commits up to `applied` the slowest watch has not sent. A watch that waits has sent all that concern it.
+    pub fn most_behind(&self, applied: u64) -> u64 {
+        let behind = self.watches.iter().flatten().map(|watch| match &watch.wait {
+            Some(wait) => wait.first.map_or(0, |first| applied.saturating_sub(first - 1)),
+            None => applied.saturating_sub(watch.position.get()),
+        });
+        behind.max().unwrap_or(0)
     }
 
     /// Sets what a watch waits for.
@@ -166,14 +199,18 @@ impl WatchIndex {
     /// Ends the wait of a watch. Returns the commit up to which nothing concerns the watch.
     pub fn end_wait(&mut self, id: WatchId) -> u64 {
         let watch = self.watches.get_mut(id as usize).and_then(Option::as_mut);
-        let Some(wait) = watch.and_then(|watch| watch.wait.take()) else { return 0 };
+        let Some(watch) = watch else { return 0 };
+        let Some(wait) = watch.wait.take() else { return 0 };
+        let reached = wait.first.map_or(self.newest.max(wait.position), |first| first - 1);
+        // Under the lock: a watch that has just been woken is not behind by what it has slept through.
+        watch.position.set(reached);
         if wait.first.is_none() {
             self.idle -= 1;
             if wait.for_any {
                 self.for_any.retain(|waiting| *waiting != id);
             }
         }
-        wait.first.map_or(self.newest.max(wait.position), |first| first - 1)
+        reached
     }
 
     /// Looks up the watches that a new commit may concern, and adds what wakes them.
@@ -437,7 +474,7 @@ mod tests {
     #[test]
     fn a_watch_skips_what_does_not_concern_it_but_no_commit_that_was_not_looked_up() {
         let mut index = WatchIndex::default();
-        let id = index.add(Arc::default());
+        let id = index.add(Arc::default(), Arc::default());
         // Without an interest, any commit ends a wait.
         assert_eq!(skipped(&mut index, id, false, 2), (0, 1));
         index.set_interest(id, Interest { tables: Vec::new(), rows: InterestingRows::All });
@@ -454,6 +491,26 @@ mod tests {
         index.route(&LiveCommit::with_bytes(12, 1), &mut wake);
         assert_eq!((index.end_wait(id), wake.len()), (12, 1));
         index.remove(id);
-        assert_eq!(index.add(Arc::default()), id);
+        assert_eq!(index.add(Arc::default(), Arc::default()), id);
+    }
+
+    #[test]
+    fn a_watch_that_waits_is_not_behind_and_a_busy_one_by_what_it_has_not_sent() {
+        let mut index = WatchIndex::default();
+        let position = Arc::new(WatchPosition::default());
+        let id = index.add(Arc::default(), Arc::clone(&position));
+        assert_eq!(index.most_behind(9), 0, "it has not begun");
+        position.set(3);
+        assert_eq!(index.most_behind(9), 6);
+        let mut wake = Vec::new();
+        index.set_interest(id, Interest { tables: vec!["other".to_owned()], rows: InterestingRows::All });
+        assert!(index.begin_wait(id, 9, false));
+        index.route(&LiveCommit::with_bytes(10, 1), &mut wake);
+        assert_eq!(index.most_behind(10), 0, "the commit does not concern it");
+        // Commit 11 could not be looked up.
+        index.skip_to(11, &mut wake);
+        assert_eq!((index.most_behind(12), wake.len()), (2, 1));
+        assert_eq!(index.end_wait(id), 10);
+        assert_eq!((index.most_behind(12), position.get()), (2, 10));
     }
 }

@@ -9,6 +9,7 @@ use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::key_columns::{CompositeKey, KeyPart};
 use driftdb_common::format::value::Value;
 use driftdb_common::limits;
+use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::{Column, Comparison, Condition};
 use driftdb_common::query::in_list::InList;
 use driftdb_common::query::local_clock::LocalClock;
@@ -163,17 +164,17 @@ impl WatchFilter {
         Ok(())
     }
 
-    /// The existing tables that the watch covers, in the order of their creation.
+    /// The existing tables of which the watch covers some events, in the order of their creation.
     pub fn timelines<'a>(&self, applied: &'a Applied) -> Vec<&'a Arc<Timeline>> {
         let mut tables: Vec<_> =
-            applied.tables.values().filter(|table| self.covers(table, applied.seq)).collect();
+            applied.tables.values().filter(|table| self.covers_some(table, applied.seq)).collect();
         tables.sort_unstable_by_key(|table| table.id());
         tables
     }
 
     /// The greatest floor of the tables that the watch covers.
     pub fn floor(&self, applied: &Applied) -> u64 {
-        let tables = applied.tables.values().filter(|table| self.covers(table, applied.seq));
+        let tables = applied.tables.values().filter(|table| self.covers_some(table, applied.seq));
         tables.filter_map(|table| table.state().layers.floor()).map(|floor| floor.seq).max().unwrap_or(0)
     }
 
@@ -184,10 +185,24 @@ impl WatchFilter {
 
     /// Whether the watch covers a table, for events of a commit. Whoever may read the name that the table has then, may see them.
     pub fn covers(&self, table: &Timeline, seq: u64) -> bool {
+        self.names(table, seq) && (self.sees_all() || self.caller.may_see(&table.name_at(seq)))
+    }
+
+    /// Whether the watch covers a table for events of some commit up to `seq`: whoever watches may be allowed a name that the table had
+    /// then, and has given up since.
+    fn covers_some(&self, table: &Timeline, seq: u64) -> bool {
+        let sees_one = || table.names().iter().any(|name| self.caller.may_see(name));
+        self.names(table, seq) && (self.sees_all() || sees_one())
+    }
+
+    fn sees_all(&self) -> bool {
+        self.caller.is_admin() || is_planted(PlantedBug::WatchUnfiltered)
+    }
+
+    /// Whether the table has one of the names that the watch gives, or it gives none.
+    fn names(&self, table: &Timeline, seq: u64) -> bool {
         let NamedRange { from, to } = self.named;
-        let is_named =
-            self.tables.is_empty() || table.had_name(from..=seq.max(to), |name| self.tables.contains(name));
-        is_named && (self.caller.is_admin() || self.caller.may_see(&table.name_at(seq)))
+        self.tables.is_empty() || table.had_name(from..=seq.max(to), |name| self.tables.contains(name))
     }
 
     /// Whether the filter has a condition, which may take long to check.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{CAUSE, Error, Reason, Result};
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -82,6 +82,7 @@ impl WatchSession {
     /// A session that executes a watch.
     pub fn new(query: RunningQuery, watch: ResolvedWatch) -> WatchSession {
         let (replica, shutdown) = (Arc::clone(&query.context().replica), query.context().shutdown.clone());
+        watch.subscription.note_position(watch.start_seq);
         WatchSession {
             query,
             filter: watch.filter,
@@ -117,6 +118,7 @@ impl WatchSession {
             }
             self.memory.give_back_messages();
             self.position = self.position.max(self.read_position);
+            self.subscription.note_position(self.position);
             let event = match std::mem::replace(&mut self.phase, WatchPhase::Ended) {
                 WatchPhase::Opening(row_position) => Some(self.open(row_position).await?),
                 WatchPhase::InitialRows(rows) => self.send_rows(rows).await?,
@@ -137,7 +139,10 @@ impl WatchSession {
     /// Fails if the history that this session follows is lost: what comes after its position is not what follows.
     fn check_history(&self) -> Result<()> {
         let Some(loss) = self.replica.loss() else { return Ok(()) };
-        let message = format!("the watch ends: {}; start again without a resume token", loss.message());
+        let message = format!(
+            "the watch ends, because its history is lost: start again without a resume token{CAUSE}{}",
+            loss.message()
+        );
         Err(Error::new(Reason::EpochChanged, message)
             .with("epoch", self.replica.database().epoch.to_string()))
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the programs in this directory, the example and the guide's lines, each with daemons on an empty directory.
+# Runs the programs in this directory: with stubs, and with the package, its types, its conformance and its guide.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
@@ -10,7 +10,7 @@ if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
 fi
 
 # The client's libraries are installed in the target directory, so that `make clean` removes them. Node looks for
-# libraries in the directory of a program, so the programs are copied there.
+# libraries in the directory of a program, so the programs are copied there, and the package beside the libraries.
 modules=${CARGO_TARGET_DIR:-target}/.node
 if ! cmp -s "$here/package-lock.json" "$modules/installed.json"; then
     rm -rf "$modules"
@@ -19,16 +19,25 @@ if ! cmp -s "$here/package-lock.json" "$modules/installed.json"; then
     (cd "$modules" && npm ci --silent --ignore-scripts --no-audit --no-fund)
     cp "$here/package-lock.json" "$modules/installed.json"
 fi
-cp "$here"/{daemons,guide,model,watching,writers}.mjs docs/examples/watch.mjs "$modules"
+cp "$here"/*.mjs "$here"/*.ts "$modules"
 cp "$here/orders.mjs" "$modules/test.mjs"
 cp docs/examples/orders.mjs "$modules/example.mjs"
+rm -rf "$modules/node_modules/driftdb"
+# As npm packs it: what `files` of package.json names.
+mkdir "$modules/node_modules/driftdb"
+(cd proto/node && tar -cf - package.json $(node -p 'JSON.parse(fs.readFileSync("package.json")).files.join(" ")')) |
+    tar -xf - -C "$modules/node_modules/driftdb"
+
+# The types: programs that they must accept, and mistakes that they must refuse.
+(cd "$modules" && node_modules/.bin/tsc --noEmit --strict --target es2022 --lib es2023,dom --module nodenext types.ts)
 
 . tests/clients/daemons.sh
-export DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader
+export DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader DRIFTDB_BIN=$bin
 node "$modules/test.mjs"
 expect_output "$example_output" "$(node "$modules/example.mjs")"
 # A stream that stops sending would make its program wait forever.
-export DRIFTDB_BIN=$bin
 timeout 300 node "$modules/watching.mjs"
 timeout 300 node "$modules/writers.mjs"
-timeout 300 node "$modules/guide.mjs"
+timeout 300 node "$modules/package_test.mjs" docs/errors.md
+timeout 300 node "$modules/conformance.mjs" tests/clients/conformance.json
+timeout 300 node "$modules/guide.mjs" docs/node.md docs/examples

@@ -3,14 +3,12 @@
 // Run by run.sh. Readers are killed while commits are made; the streams are compared with a model of the writes.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { createInterface } from "node:readline";
 import grpc from "@grpc/grpc-js";
-import { loadSync } from "@grpc/proto-loader";
 import { withDaemons } from "./daemons.mjs";
 import { Model, commitsOf, document, materialise, value } from "./model.mjs";
-import { reasonOf, watch } from "./watch.mjs";
+import { reasonOf, watch } from "./raw_watch.mjs";
+import { call, plain, ReaderService, WriterService } from "./stubs.mjs";
 
 const COMMITS = 240;
 // The most commits ahead of a stream, so that readers are killed between commits and not after the last one.
@@ -18,12 +16,6 @@ const AHEAD = 30;
 const heartbeat = { nanos: 100_000_000 };
 const images = { withBefore: true, withAfter: true };
 
-const files = ["driftdb/v1/writer.proto", "driftdb/v1/reader.proto"];
-const definition = loadSync(files, { includeDirs: ["proto"], longs: String, enums: String, arrays: true });
-const { WriterService, ReaderService } = grpc.loadPackageDefinition(definition).driftdb.v1;
-const plain = grpc.credentials.createInsecure();
-const call = (client, method, request) =>
-  new Promise((resolve, reject) => client[method](request, (error, answer) => (error ? reject(error) : resolve(answer))));
 const apply = async (writer, request) => (await call(writer, "apply", request)).token;
 const request = (fields) => ({ tables: ["parcels"], ...fields });
 
@@ -271,38 +263,12 @@ async function refused({ daemons, writer, model }) {
   console.log("  started over with the rows that there are, where the start was of another epoch");
 }
 
-// Runs docs/examples/watch.mjs as a user does, and kills the reader that it uses.
-async function example({ daemons, writer }) {
-  const orders = (...keys) =>
-    apply(writer, { operations: keys.map((id) => ({ table: "orders", put: document({ id }) })) });
-  await call(writer, "createTable", { table: "orders", primaryKey: "id" });
-  await orders("o1", "o2");
-  const readers = [await daemons.reader(), await daemons.reader()];
-  const env = { ...process.env, DRIFTDB_READER: readers.map((reader) => reader.address).join(",") };
-  const args = [new URL("watch.mjs", import.meta.url).pathname];
-  const program = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "inherit"] });
-  const lines = createInterface(program.stdout)[Symbol.asyncIterator]();
-  const said = [(await lines.next()).value];
-  await orders("o3", "o4", "o5");
-  said.push((await lines.next()).value);
-  await readers[0].kill();
-  await apply(writer, { operations: [{ table: "orders", key: "o1", softDelete: {} }] });
-  await call(writer, "dropTable", { table: "orders" });
-  said.push((await lines.next()).value, (await lines.next()).value);
-  program.kill();
-  const expected = [[2, 2], [3, 5], [4, 4], [5, 0]];
-  assert.deepEqual(said, expected.map(([seq, orders]) => `as of commit ${seq}: ${orders} orders`));
-  console.log("  the guide's program goes on at the next reader");
-}
-
 const started = performance.now();
-for (const steps of [[wholeStream, restartedReader, failOver, filtered, copy, commitInParts, refused], [example]]) {
-  await withDaemons(async (daemons) => {
-    const writer = new WriterService(daemons.writer, plain);
-    const model = new Model(7);
-    if (steps[0] !== example) await call(writer, "createTable", { table: "parcels", primaryKey: "id" });
-    for (const step of steps) await step({ daemons, writer, model });
-    writer.close();
-  });
-}
+await withDaemons(async (daemons) => {
+  const writer = new WriterService(daemons.writer, plain);
+  const model = new Model(7);
+  await call(writer, "createTable", { table: "parcels", primaryKey: "id" });
+  for (const step of [wholeStream, restartedReader, failOver, filtered, copy, commitInParts, refused]) await step({ daemons, writer, model });
+  writer.close();
+});
 console.log(`node watching: ok (${((performance.now() - started) / 1000).toFixed(1)} s)`);

@@ -6,19 +6,12 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import grpc from "@grpc/grpc-js";
-import { loadSync } from "@grpc/proto-loader";
 import { withDaemons } from "./daemons.mjs";
 import { document } from "./model.mjs";
-import { reasonOf } from "./watch.mjs";
+import { reasonOf } from "./raw_watch.mjs";
+import { call, plain, ReaderService, WriterService } from "./stubs.mjs";
 
 const WRITES = 120;
-
-const files = ["driftdb/v1/writer.proto", "driftdb/v1/reader.proto"];
-const definition = loadSync(files, { includeDirs: ["proto"], longs: String, enums: String, arrays: true });
-const { WriterService, ReaderService } = grpc.loadPackageDefinition(definition).driftdb.v1;
-const plain = grpc.credentials.createInsecure();
-const call = (client, method, request) =>
-  new Promise((resolve, reject) => client[method](request, (error, answer) => (error ? reject(error) : resolve(answer))));
 
 // A client's list of writers. A call goes to the one that answered last, and to the next one if that fails.
 class Writers {

@@ -14,7 +14,7 @@ from driftdb.v1 import reader_pb2, reader_pb2_grpc, types_pb2, writer_pb2, write
 
 from daemons import Daemons
 from model import Model, changes_of, create, document, materialise, value
-from watch import OPTIONS, reason_of
+from raw_watch import OPTIONS, reason_of
 
 COMMITS = 240
 HEARTBEAT = {"nanos": 100_000_000}

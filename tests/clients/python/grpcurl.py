@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from daemons import Daemons
-from watch import reason_of
+from raw_watch import reason_of
 
 # Options of grpcurl, and how many arguments each has.
 OPTIONS = {"-plaintext": 0, "-d": 1, "-max-time": 1, "-keepalive-time": 1}

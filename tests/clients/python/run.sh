@@ -1,28 +1,41 @@
 #!/usr/bin/env bash
-# Runs the programs in this directory, the example and the guides' lines, each with daemons on an empty directory.
+# Runs the programs in this directory: with generated stubs, and with the package, its types, its conformance and its guide.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
 
-# The client's libraries are installed in the target directory, so that `make clean` removes them.
-venv=${CARGO_TARGET_DIR:-target}/.venv
-if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
-    rm -rf "$venv"
-    "${PYTHON:-python3}" -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-    cp "$here/requirements.txt" "$venv/installed.txt"
-fi
-
+. "$here/venv.sh"
 . tests/clients/daemons.sh
+export PYTHONDONTWRITEBYTECODE=1 DRIFTDB_BIN=$bin
+
+# Generated stubs, as a program in another language would use them. They and the package have one name.
 mkdir "$work/stubs"
 "$venv/bin/python" -m grpc_tools.protoc -I proto --python_out="$work/stubs" --grpc_python_out="$work/stubs" \
     proto/driftdb/v1/{types,writer,reader}.proto
-export PYTHONPATH="$work/stubs:docs/examples" PYTHONDONTWRITEBYTECODE=1 DRIFTDB_BIN=$bin
+export PYTHONPATH="$work/stubs"
 "$venv/bin/python" "$here/orders.py" --writer "$writer" --reader "$reader"
-expect_output "$example_output" \
-    "$(DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader "$venv/bin/python" docs/examples/orders.py)"
 # A stream that stops sending would make its program wait forever.
-for program in aio.py watching.py writers.py "guide.py docs/python.md" "grpcurl.py docs/grpcurl.md docs/replicas.md"; do
+for program in aio.py watching.py writers.py "grpcurl.py docs/grpcurl.md docs/replicas.md"; do
     # shellcheck disable=SC2086 # a program and its arguments
     timeout 300 "$venv/bin/python" "$here"/$program
 done
+
+# The package, as it is in the sources.
+export PYTHONPATH=proto/python
+expect_output "$example_output" \
+    "$(DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader "$venv/bin/python" docs/examples/orders.py)"
+"$venv/bin/mypy" --config-file proto/python/pyproject.toml --cache-dir "$venv/mypy"
+timeout 300 "$venv/bin/python" -m pytest -q -p no:cacheprovider "$here/test_package.py"
+for kind in blocking asyncio; do
+    timeout 300 "$venv/bin/python" "$here/conformance.py" "$kind"
+done
+timeout 300 "$venv/bin/python" "$here/guide.py"
+
+# The package, as pip installs it: it must contain all that it needs.
+cp -r proto/python "$work/package"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
+    --target "$work/installed" "$work/package"
+for file in py.typed driftdb.v1.bin; do
+    cmp "proto/python/driftdb/$file" "$work/installed/driftdb/$file"
+done
+"$here/reference.sh"

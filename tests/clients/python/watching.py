@@ -5,20 +5,17 @@ Run by run.sh. Readers are killed while commits go on; what came is compared wit
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import grpc
 from driftdb.v1 import reader_pb2, reader_pb2_grpc, types_pb2, writer_pb2, writer_pb2_grpc
 
-import watch as guide
+import raw_watch as guide
 from daemons import Daemons
 from model import Model, changes_of, create, document, materialise, value
-from watch import reason_of, watch
+from raw_watch import reason_of, watch
 
 COMMITS = 240
 HEARTBEAT = {"nanos": 100_000_000}
@@ -290,34 +287,6 @@ def refused(daemons, writer, model):
     print("  started over with the rows that there are, where the start lay below the floor")
 
 
-def example(daemons, writer):
-    """Runs docs/examples/watch.py as a user does, and kills the reader that it uses."""
-    orders = lambda *keys: writer.Apply(
-        writer_pb2.ApplyRequest(
-            operations=[writer_pb2.Operation(table="orders", put=document({"id": key})) for key in keys]
-        )
-    )
-    writer.CreateTable(create())
-    orders("o1", "o2")
-    readers = [daemons.reader(), daemons.reader()]
-    environment = os.environ | {"DRIFTDB_READER": ",".join(reader.address for reader in readers)}
-    command = [sys.executable, os.path.join("docs", "examples", "watch.py")]
-    program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    said = [program.stdout.readline()]
-    orders("o3", "o4", "o5")
-    said.append(program.stdout.readline())
-    daemons.kill(readers[0])
-    delete = writer_pb2.Operation(table="orders", key="o1", soft_delete=writer_pb2.Operation.SoftDelete())
-    writer.Apply(writer_pb2.ApplyRequest(operations=[delete]))
-    writer.DropTable(writer_pb2.DropTableRequest(table="orders"))
-    said += [program.stdout.readline(), program.stdout.readline()]
-    program.terminate()
-    program.wait()
-    expected = [(2, 2), (3, 5), (4, 4), (5, 0)]
-    assert said == [f"as of commit {seq}: {orders} orders\n" for seq, orders in expected], said
-    print("  the guide's program goes on at the next reader")
-
-
 def main():
     started = time.monotonic()
     with Daemons() as daemons, grpc.insecure_channel(daemons.writer) as channel:
@@ -328,8 +297,6 @@ def main():
             step(daemons, writer, model)
         commit_in_parts(daemons, writer)
         refused(daemons, writer, model)
-    with Daemons() as daemons, grpc.insecure_channel(daemons.writer) as channel:
-        example(daemons, writer_pb2_grpc.WriterServiceStub(channel))
     print(f"python watching: ok ({time.monotonic() - started:.1f} s)")
 
 

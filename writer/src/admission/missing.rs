@@ -175,14 +175,19 @@ impl Collector<'_> {
         }
         match self.listed.get(&(table.id(), key.clone())) {
             Some(at) => {
-                if let Some(row) = self.missing.rows.get_mut(*at) {
-                    row.with_document |= with_document;
+                if let Some(row) = self.missing.rows.get_mut(*at)
+                    && with_document
+                    && !row.with_document
+                {
+                    row.with_document = true;
+                    row.known = self.draft.rows.known(table.id(), key, true);
                 }
             }
             None => {
                 self.listed.insert((table.id(), key.clone()), self.missing.rows.len());
+                let known = self.draft.rows.known(table.id(), key, with_document);
                 let (table, layers, key) = (table.id(), Arc::clone(layers), key.clone());
-                self.missing.rows.push(RowToRead { table, layers, key, with_document });
+                self.missing.rows.push(RowToRead { table, layers, key, known, with_document });
             }
         }
     }

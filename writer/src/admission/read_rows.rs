@@ -27,8 +27,18 @@ pub(crate) struct RowToRead {
     /// The files that hold the row.
     pub(crate) layers: Arc<LayerMap>,
     pub(crate) key: Key,
+    /// What was found in older files. A row that did not change since is not read again: under a load the files change all the
+    /// time, and a change of many rows would never be admitted.
+    pub(crate) known: Option<KnownRow>,
     /// Whether the content matters. If not, it is not kept: a change of 10,000 large rows must not hold them all.
     pub(crate) with_document: bool,
+}
+
+/// What files that end at a commit say of a row.
+#[derive(Debug)]
+pub(crate) struct KnownRow {
+    end: u64,
+    row: Option<CurrentRow>,
 }
 
 /// What was found, and in which files.
@@ -44,8 +54,8 @@ struct FoundRow {
 pub(crate) struct ReadRows(HashMap<u64, HashMap<Key, FoundRow>>);
 
 impl ReadRows {
-    /// What was found of a row in these files; `None` if the row was not read from them. Newer files may hold a later state of
-    /// the row, which was in memory in between, so what older files hold says nothing.
+    /// What was found of a row in these files, or in others with the same events; `None` if it was not read. Newer files may
+    /// hold a later state of the row, which was in memory in between, so what older files hold says nothing.
     pub(crate) fn get(
         &self,
         table: u64,
@@ -53,14 +63,20 @@ impl ReadRows {
         layers: &Arc<LayerMap>,
     ) -> Option<&Result<Option<CurrentRow>>> {
         let found = self.0.get(&table)?.get(key)?;
-        Arc::ptr_eq(&found.layers, layers).then_some(&found.row)
+        found.is_of(layers).then_some(&found.row)
     }
 
     /// Whether a row was read from these files, with its content if that is asked for.
     pub(crate) fn has(&self, table: u64, key: &Key, layers: &Arc<LayerMap>, with_document: bool) -> bool {
         let found = self.0.get(&table).and_then(|rows| rows.get(key));
-        found
-            .is_some_and(|found| Arc::ptr_eq(&found.layers, layers) && (found.has_document || !with_document))
+        found.is_some_and(|found| found.is_of(layers) && (found.has_document || !with_document))
+    }
+
+    /// What was found of a row in older files.
+    pub(crate) fn known(&self, table: u64, key: &Key, with_document: bool) -> Option<KnownRow> {
+        let found = self.0.get(&table)?.get(key)?;
+        let row = found.row.as_ref().ok()?.clone();
+        (found.has_document || !with_document).then_some(KnownRow { end: found.layers.end(), row })
     }
 
     /// The content of a row that was read, from whatever files.
@@ -70,15 +86,28 @@ impl ReadRows {
 
     /// Adds what [`RowToRead::read`] found.
     pub(crate) fn insert(&mut self, row: RowToRead, found: Result<Option<CurrentRow>>) {
-        let RowToRead { table, layers, key, with_document } = row;
+        let RowToRead { table, layers, key, known: _, with_document } = row;
         let found = FoundRow { layers, has_document: with_document, row: found };
         self.0.entry(table).or_default().insert(key, found);
+    }
+}
+
+impl FoundRow {
+    /// Whether the files have the events of those that the row was read from. Merged files do. After an error it counts only for
+    /// the very files: they may be rebuilt.
+    fn is_of(&self, layers: &Arc<LayerMap>) -> bool {
+        Arc::ptr_eq(&self.layers, layers) || (self.row.is_ok() && self.layers.end() == layers.end())
     }
 }
 
 impl RowToRead {
     /// Reads the row. Blocks.
     pub(crate) fn read(&self) -> Result<Option<CurrentRow>> {
+        if let Some(known) = &self.known
+            && !self.layers.may_have_changed_since(&self.key, known.end)?
+        {
+            return Ok(known.row.clone());
+        }
         let found = self.layers.last_change(&self.key)?;
         Ok(found.map(|row| CurrentRow {
             seq: row.seq,

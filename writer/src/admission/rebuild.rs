@@ -194,7 +194,7 @@ impl Replay for AdmissionRebuild<'_> {
                 (SchemaAction::Create, _) => created = entry.seq,
                 (SchemaAction::Rename, Some(from)) => {
                     named = entry.seq;
-                    self.admission.tables.add_former_name(from.clone());
+                    self.admission.tables.add_former_name(from.clone(), entry.seq, manifest.table_id);
                 }
                 _ => {}
             }

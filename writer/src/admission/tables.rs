@@ -1,6 +1,6 @@
 //! All tables in their newest admitted state, with an undo log back to the last durable one.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
@@ -51,9 +51,9 @@ pub(crate) struct UnusableTable {
 pub(crate) struct AdmittedTables {
     by_id: HashMap<u64, AdmittedTable>,
     names: NameIndex,
-    /// Names that tables had until a RENAME. A RENAME that is taken back leaves its name here: conditions then count as broken once too
-    /// often.
-    former_names: HashSet<String>,
+    /// Names that tables had until a RENAME, each with the commit and the table of the last one. A RENAME that is taken back leaves its
+    /// name here: conditions then count as broken once too often.
+    former_names: HashMap<String, (u64, u64)>,
     /// By id: tables whose layers are damaged beyond what the log can replace.
     unusable: HashMap<u64, UnusableTable>,
     /// The bytes of the documents that all tables have in memory.
@@ -179,16 +179,24 @@ impl AdmittedTables {
         }
     }
 
-    /// Notes that a table had a name until a RENAME.
-    pub(crate) fn add_former_name(&mut self, name: String) {
-        self.former_names.insert(name);
+    /// Notes that a table had a name until the RENAME of a commit.
+    pub(crate) fn add_former_name(&mut self, name: String, seq: u64, id: u64) {
+        let last = self.former_names.entry(name).or_default();
+        *last = (*last).max((seq, id));
+    }
+
+    /// The name that a table has now that had another name until a RENAME, if the table is not dropped.
+    pub(crate) fn renamed_to(&self, former: &str) -> Option<&str> {
+        let (_, id) = self.former_names.get(former)?;
+        let table = self.by_id.get(id).filter(|table| table.is_live())?;
+        Some(table.schema().table.as_str()).filter(|name| *name != former)
     }
 
     /// Whether another table may have had a table's name before the table was created.
     fn had_another(&self, table: &AdmittedTable) -> bool {
         let name = &table.schema().table;
         let mut others = self.of_name_in_any_case(name).filter(|other| other.id() != table.id());
-        self.former_names.contains(name)
+        self.former_names.contains_key(name)
             || others.any(|other| other.schema().table == *name && !other.is_live())
     }
 
@@ -307,7 +315,7 @@ impl AdmittedTables {
         let mut named_seq = table.named_seq();
         if former != schema.table {
             named_seq = seq;
-            self.former_names.insert(former);
+            self.add_former_name(former, seq, id);
         }
         let prior = self.set_schema(id, Arc::new(schema), named_seq);
         self.undo.extend(prior.map(|prior| UndoEntry::Schema { table: id, prior, counts }));

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::metrics;
 use driftdb_common::storage::wal::appender::{AppendError, Log};
 use driftdb_common::table::operation::WriteToken;
 use parking_lot::MutexGuard;
@@ -80,6 +81,10 @@ fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
         // From now on, the first request wakes the committer.
         let requests = state.open.acks.len();
         state.gathering.end(requests);
+        if let Some(until) = state.waits_for_gate() {
+            shared.work_ready.wait_until(&mut state, until);
+            continue;
+        }
         let has_work = state.has_work();
         if (has_work || state.closing)
             && let Some(log) = state.log.take()
@@ -92,7 +97,7 @@ fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
         }
         let waited = shared.work_ready.wait_for(&mut state, FENCE_CHECK_INTERVAL);
         if waited.timed_out() && state.log.is_some() {
-            state.log_tasks.push(Box::new(|log| log.fence().check().map_err(AppendError::Fatal)));
+            state.log_tasks.push(Box::new(|log| log.check_writer().map_err(AppendError::Fatal)));
         }
     }
 }
@@ -181,6 +186,8 @@ fn settle(
 
 fn settle_durable(state: &mut CommitState, log: &Log, group: &OpenGroup, mark: UndoMark) -> DiscardedUndo {
     if group.group.last_seq > 0 {
+        let commits = group.group.last_seq.saturating_sub(state.durable.seq);
+        metrics::GROUP_COMMITS.record(u32::try_from(commits).unwrap_or(u32::MAX));
         state.durable = WriteToken { seq: group.group.last_seq, time_ms: group.group.last_ms };
     }
     let durable = state.durable;
@@ -190,6 +197,7 @@ fn settle_durable(state: &mut CommitState, log: &Log, group: &OpenGroup, mark: U
         let (events, bytes) = (table.frames.frames() as u64, table.frames.bytes().len() as u64);
         let tail = state.tails.entry(*id).or_default();
         tail.events += events;
+        tail.since.get_or_insert_with(Instant::now);
         tail.bytes += bytes;
         state.tail_bytes += bytes;
     }

@@ -101,7 +101,7 @@ impl IngestPipeline {
     /// batch then fails at once.
     pub(crate) fn has_room(&self) -> bool {
         let state = self.0.state.lock();
-        state.check_accepting().is_err() || state.check_room(self.0.tail_limit).is_ok()
+        state.check_accepting().is_err() || state.has_room(self.0.tail_limit)
     }
 
     /// The ids and schemas of tables that are not dropped, by name.

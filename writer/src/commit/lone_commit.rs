@@ -42,6 +42,7 @@ impl LoneCommit {
             && state.open.acks.len() == 1
             && state.log_tasks.is_empty()
             && state.fatal.is_none()
+            && !state.gate.may_wait()
             && can_block();
         let log = if is_alone { state.log.take()? } else { return None };
         Some(LoneCommit { log, taken: take_group(state) })

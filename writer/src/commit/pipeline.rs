@@ -185,16 +185,27 @@ impl CommitPipeline {
         ack.wait().await
     }
 
-    /// The error of an unknown table with the nearest name of those that the caller may see. Other errors stay as they are.
+    /// The error of an unknown table with the name that it has since a RENAME, or else with the nearest name, of those that the caller
+    /// may see. Other errors stay as they are.
     pub(crate) async fn suggesting(&self, error: Error, caller: &Caller) -> Error {
         if error.reason() != Reason::TableNotFound {
             return error;
         }
-        let schemas = self.0.state.lock().admission.tables.live_schemas();
         let table = error.metadata().get("table");
+        let (schemas, renamed) = {
+            let state = self.0.state.lock();
+            let tables = &state.admission.tables;
+            let renamed = table.and_then(|table| tables.renamed_to(table)).map(str::to_owned);
+            (tables.live_schemas(), renamed)
+        };
         if schemas.iter().any(|schema| Some(&schema.table) == table) {
             // It exists now, and did not at some point in time.
             return error;
+        }
+        // Whoever may not see a name must not learn that there was a table of this name either.
+        let may_know = |to: &String| caller.lists(to) && table.is_some_and(|table| caller.lists(table));
+        if let Some(to) = renamed.filter(may_know) {
+            return error.renamed_to(&to);
         }
         let (unchanged, caller) = (error.clone(), caller.clone());
         let suggest = move || {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use driftdb_common::error::{Error, Result};
 use driftdb_common::storage::wal::appender::Log;
@@ -64,16 +65,17 @@ pub(crate) fn start(
 fn initial_state(log: Log, mut admission: Admission) -> CommitState {
     admission.tables.recount_row_bytes();
     let storage = admission.tables.iter().map(|table| (table.id(), log.table_storage(table.id()))).collect();
-    let tail = |table: &AdmittedTable| LogTail {
-        events: table.counts().events.saturating_sub(table.layers().counts().events),
-        bytes: log.bytes_since_snapshot(table.id()),
-        row_bytes: 0,
+    let tail = |table: &AdmittedTable| {
+        let events = table.counts().events.saturating_sub(table.layers().counts().events);
+        let since = (events > 0).then(Instant::now);
+        LogTail { events, bytes: log.bytes_since_snapshot(table.id()), row_bytes: 0, since }
     };
     let tails: HashMap<u64, LogTail> =
         admission.tables.iter().map(|table| (table.id(), tail(table))).collect();
     CommitState {
         durable: admission.last(),
         fenced: log.fence().is_on(),
+        gate: Arc::clone(log.gate()),
         admission,
         open: OpenGroup::default(),
         log: Some(Box::new(log)),

@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::metrics;
 use driftdb_common::storage::disk_space::DiskSpace;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, TableStorage};
+use driftdb_common::storage::wal::publish_gate::PublishGate;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::WriteToken;
 use parking_lot::{Condvar, Mutex};
@@ -67,6 +69,8 @@ pub(crate) struct LogTail {
     pub(crate) bytes: u64,
     /// The bytes of the rows in memory that it changed, once the writer looks at them. Patches can make these more than the log.
     pub(crate) row_bytes: u64,
+    /// Since when there is any, counted from the newest snapshot, or from the writer's start.
+    pub(crate) since: Option<Instant>,
 }
 
 /// The commit state.
@@ -75,6 +79,8 @@ pub(super) struct CommitState {
     pub(super) open: OpenGroup,
     /// The log, while nobody writes to it.
     pub(super) log: Option<Box<Log>>,
+    /// What groups must pass before they are acknowledged.
+    pub(super) gate: Arc<dyn PublishGate>,
     pub(super) gathering: Gathering,
     /// Why the committer ends: what a group met.
     pub(super) fatal: Option<Error>,
@@ -116,33 +122,53 @@ impl CommitState {
         Ok(())
     }
 
-    /// Fails if the queue is full, or if the tails are over `tail_limit`.
+    /// Fails if the queue is full, if the tails are over `tail_limit`, or if groups wait for too long before they are acknowledged.
     pub(super) fn check_room(&self, tail_limit: u64) -> Result<()> {
+        self.gate.check_open()?;
+        let Some((limit, message)) = self.lack_of_room(tail_limit) else { return Ok(()) };
+        metrics::count_refused(limit);
+        Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER))
+    }
+
+    /// Until when the open group stays open. A group that is taken before it can pass the gate would make all requests wait twice that
+    /// come meanwhile: for the gate, and for the group after it.
+    pub(super) fn waits_for_gate(&self) -> Option<Instant> {
+        let has_commits = self.open.group.last_seq > 0;
+        if has_commits && self.log_tasks.is_empty() && !self.closing { self.gate.opens_at() } else { None }
+    }
+
+    /// Whether [`CommitState::check_room`] would pass.
+    pub(super) fn has_room(&self, tail_limit: u64) -> bool {
+        self.lack_of_room(tail_limit).is_none()
+    }
+
+    /// The limit that is reached, as the metrics call it, and what to say of it.
+    fn lack_of_room(&self, tail_limit: u64) -> Option<(&'static str, String)> {
         let requests = self.open.acks.len();
         let bytes = self.open_group_bytes();
-        let message = if requests >= limits::QUEUE_REQUESTS {
-            format!("too many writes wait for the disk: the limit is {}; retry later", limits::QUEUE_REQUESTS)
+        let cause =
+            || self.snapshot_failure.as_ref().map(|cause| format!(", and {cause}")).unwrap_or_default();
+        Some(if requests >= limits::QUEUE_REQUESTS {
+            let limit = limits::QUEUE_REQUESTS;
+            ("queue", format!("too many writes wait for the disk: the limit is {limit}; retry later"))
         } else if bytes >= limits::QUEUE_BYTES {
-            format!(
-                "{bytes} bytes of writes wait for the disk: the limit is {}; retry later",
-                limits::QUEUE_BYTES
-            )
+            let limit = limits::QUEUE_BYTES;
+            ("queue", format!("{bytes} bytes of writes wait for the disk: the limit is {limit}; retry later"))
         } else if self.admission.tables.row_bytes() > tail_limit {
-            let (bytes, cause) = (self.admission.tables.row_bytes(), self.snapshot_failure.as_ref());
-            let cause = cause.map(|cause| format!(", and {cause}")).unwrap_or_default();
-            format!(
+            let (bytes, cause) = (self.admission.tables.row_bytes(), cause());
+            let message = format!(
                 "{bytes} bytes of changed rows wait for a snapshot: the limit is {tail_limit}{cause}; retry later, or raise the writer's --memory"
-            )
+            );
+            ("memtable", message)
         } else if self.tail_bytes > tail_limit {
-            let (bytes, cause) = (self.tail_bytes, self.snapshot_failure.as_ref());
-            let cause = cause.map(|cause| format!(", and {cause}")).unwrap_or_default();
-            format!(
+            let (bytes, cause) = (self.tail_bytes, cause());
+            let message = format!(
                 "{bytes} bytes of log wait for a snapshot: the limit is {tail_limit}{cause}; retry later, or raise the writer's --memory"
-            )
+            );
+            ("memtable", message)
         } else {
-            return Ok(());
-        };
-        Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER))
+            return None;
+        })
     }
 
     /// Why a stream that saw an admitted commit taken back must end.
@@ -155,7 +181,8 @@ impl CommitState {
         Error::new(cause.map_or(Reason::DiskFull, Error::reason), message)
     }
 
-    fn open_group_bytes(&self) -> usize {
+    /// The bytes of log that wait to be written.
+    pub(super) fn open_group_bytes(&self) -> usize {
         self.open.group.tables.values().map(|table| table.frames.bytes().len()).sum()
     }
 

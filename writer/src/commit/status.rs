@@ -1,8 +1,11 @@
 //! What the writer reports about itself, and what decides when snapshots are due.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use driftdb_common::error::Error;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::metrics::catalog;
+use driftdb_common::metrics::samples::Samples;
 use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
@@ -68,6 +71,55 @@ impl CommitStatus {
     /// The room on the disk.
     pub(crate) fn disk(&self) -> DiskReport {
         self.0.space.report()
+    }
+
+    /// Reads the metrics of commits and of the tables' files. Holds the lock for a moment, whatever the number of tables.
+    pub(crate) fn sample(&self, samples: &mut Samples) {
+        let mut files = TableStorage::default();
+        let (mut tables, mut since) = (0_u64, None::<Instant>);
+        {
+            let state = self.0.state.lock();
+            samples.set(&catalog::PUBLISHED_SEQ, state.durable.seq);
+            samples.set(&catalog::PUBLISHED_TIMESTAMP, Duration::from_millis(state.durable.time_ms));
+            samples.set(&catalog::QUEUE_BYTES, state.open_group_bytes());
+            samples.set(&catalog::QUEUE_REQUESTS, state.open.acks.len());
+            samples.set(&catalog::MEMTABLE_BYTES, state.admission.tables.row_bytes());
+            samples.set(&catalog::TAIL_BYTES, state.tail_bytes);
+            for table in state.admission.tables.iter().filter(|table| table.is_live()) {
+                tables += 1;
+                let of_table = state.storage.get(&table.id()).copied().unwrap_or_default();
+                files.segments += of_table.segments;
+                files.snapshots += of_table.snapshots;
+                files.bytes_on_disk += of_table.bytes_on_disk;
+                files.floor = files.floor.max(of_table.floor);
+            }
+            for tail in state.tails.values().filter_map(|tail| tail.since) {
+                since = Some(since.map_or(tail, |oldest| oldest.min(tail)));
+            }
+        }
+        samples.set(&catalog::TAIL_LIMIT, self.0.tail_limit);
+        samples.set(&catalog::TABLES, tables);
+        samples.set(&catalog::SEGMENTS, files.segments);
+        samples.set(&catalog::SNAPSHOT_FILES, files.snapshots);
+        samples.set(&catalog::DATA_BYTES, files.bytes_on_disk);
+        samples.set(&catalog::FLOOR_SEQ, files.floor);
+        samples.set(&catalog::SNAPSHOT_AGE, since.map_or(Duration::ZERO, |since| since.elapsed()));
+        let disk = self.disk();
+        samples.set(&catalog::DISK_FREE, disk.free_bytes);
+        samples.set(&catalog::DISK_FULL, disk.full.is_some());
+        samples.set(&catalog::RESERVE_BYTES, disk.reserve_bytes);
+    }
+
+    /// Fails if nobody can commit any more: a request or the committer has held the lock for `patience`, or the writer has stopped. A
+    /// disk that does not answer holds no lock.
+    pub(crate) fn check_alive(&self, patience: Duration) -> Result<()> {
+        match self.0.state.try_lock_for(patience) {
+            Some(state) => state.stopped.clone().map_or(Ok(()), Err),
+            None => {
+                let message = format!("the lock of commits was not free for {patience:?}");
+                Err(Error::new(Reason::Internal, message))
+            }
+        }
     }
 
     /// The part of each table's log after its newest snapshot, by table id.

@@ -1,6 +1,7 @@
 //! What background jobs report to the commit state after they have changed a table's files.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use driftdb_common::format::key::Key;
 use driftdb_common::storage::wal::appender::TableStorage;
@@ -46,6 +47,7 @@ impl TableUpdates {
             let bytes = tail.bytes.min(by.bytes);
             tail.bytes -= bytes;
             tail.events = tail.events.saturating_sub(by.events);
+            tail.since = (tail.events > 0).then(Instant::now);
             state.tail_bytes = state.tail_bytes.saturating_sub(bytes);
         }
     }

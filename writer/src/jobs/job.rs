@@ -98,6 +98,11 @@ impl JobHandle {
         if self.cancelled.load(Ordering::Acquire) { Err(shutting_down()) } else { Ok(()) }
     }
 
+    /// Set when the job is cancelled, for what waits on a network.
+    pub(crate) fn stop_flag(&self) -> &Arc<AtomicBool> {
+        &self.cancelled
+    }
+
     /// Reports a problem. After [`limits::PROBLEMS_LISTED`] problems the others are only counted, in the
     /// summary.
     pub(crate) fn report_problem(&self, problem: Problem) {

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::metrics;
+use driftdb_common::metrics::catalog;
+use driftdb_common::metrics::samples::Samples;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
@@ -72,6 +75,8 @@ impl Jobs {
             // entries.
             let entry = entry;
             let outcome = entry.wait_for_turn(&handle.job).and_then(|()| work(&handle));
+            let ended = if outcome.is_ok() { "ok" } else { "failed" };
+            metrics::count_with(&catalog::JOBS_ENDED, ended);
             if let Err(error) = &outcome {
                 tracing::warn!(job = handle.job.number, task = %handle.job.task, %error, "a job failed");
             }
@@ -101,6 +106,7 @@ impl Jobs {
         }
         let limit = limits::JOBS + limits::JOBS_WAITING;
         if queue.jobs.len() >= limit {
+            metrics::count_refused("jobs");
             let count = queue.jobs.len();
             let message =
                 format!("cannot start a job: {count} jobs run or wait, the limit is {limit}; retry later");
@@ -115,6 +121,16 @@ impl Jobs {
     /// The progress of every job that waits or runs, oldest first.
     pub(crate) fn list(&self) -> Vec<JobProgress> {
         self.0.queue.lock().jobs.values().map(|job| job.progress()).collect()
+    }
+
+    /// Reads the metrics of jobs.
+    pub(crate) fn sample(&self, samples: &mut Samples) {
+        let (running, all) = {
+            let queue = self.0.queue.lock();
+            (queue.jobs.values().filter(|job| job.is_running()).count(), queue.jobs.len())
+        };
+        samples.set_with(&catalog::JOBS, &["running"], running);
+        samples.set_with(&catalog::JOBS, &["waiting"], all - running);
     }
 
     /// Takes no more jobs, and asks those that wait or run to end.

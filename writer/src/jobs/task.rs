@@ -11,6 +11,8 @@ pub(crate) enum JobKind {
     Compact,
     /// Reads all files and changes nothing.
     Verify,
+    /// Ships the database to a bucket.
+    Backup,
 }
 
 /// A job's kind and table.
@@ -22,10 +24,13 @@ pub(crate) struct JobTask {
 }
 
 impl JobTask {
-    /// Whether the two tasks must run one after the other. Only a compaction removes what other jobs read.
+    /// Whether the two tasks must run one after the other. Only a compaction removes what other jobs read; a backup copes with that, as one
+    /// beside the writer does, and would hold compactions up for hours.
     pub(super) fn conflicts_with(&self, other: &JobTask) -> bool {
         let same_table = self.table.is_none() || other.table.is_none() || self.table == other.table;
         let exclusive = match (self.kind, other.kind) {
+            (JobKind::Backup, JobKind::Backup) => true,
+            (JobKind::Backup, _) | (_, JobKind::Backup) => false,
             (JobKind::Compact, _) | (_, JobKind::Compact) | (JobKind::Snapshot, JobKind::Snapshot) => true,
             (JobKind::Verify, _) | (_, JobKind::Verify) => false,
         };
@@ -39,6 +44,7 @@ impl fmt::Display for JobTask {
             JobKind::Snapshot => "snapshot",
             JobKind::Compact => "compaction",
             JobKind::Verify => "verification",
+            JobKind::Backup => "backup",
         };
         write!(f, "{kind} of {}", self.table.as_deref().unwrap_or("all tables"))
     }

@@ -181,6 +181,7 @@ impl BackgroundMaintenance {
             events: sum.events + tail.events,
             bytes: sum.bytes + tail.bytes,
             row_bytes: sum.row_bytes + tail.row_bytes,
+            since: None,
         });
         let is_over = |tail: &LogTail| tail.events >= events || tail.bytes >= bytes;
         let due = tails.iter().find(|(_, tail)| is_over(tail)).map(|(id, _)| *id);

@@ -40,8 +40,8 @@ impl PendingDeletions {
         for (_, file) in due {
             // A compaction can list a file that is deleted meanwhile.
             if let Err(error) = fs::remove_if_exists(disk, &file) {
-                let file = file.display();
-                tracing::warn!(%error, %file, "cannot delete an unused file; the next start of the writer deletes it");
+                let path = file.display();
+                tracing::warn!(%error, %path, "cannot delete an unused file; the next start of the writer deletes it");
             }
         }
         *pending = kept;

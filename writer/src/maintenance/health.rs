@@ -5,6 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason};
+use driftdb_common::metrics;
+use driftdb_common::metrics::catalog;
+use driftdb_common::metrics::samples::Samples;
 use driftdb_common::table::check::verification::Problem;
 use driftdb_common::table::damaged_files::{DamagedFile, DamagedFiles};
 use driftdb_common::table::sound_layers::damaged_layer_file;
@@ -36,6 +39,15 @@ impl Chore {
             Chore::Index => "update the indexes",
             Chore::Retention => "enforce the retention",
             Chore::Rebuild => "build damaged files again",
+        }
+    }
+
+    fn metric_label(self) -> &'static str {
+        match self {
+            Chore::Snapshot => "snapshot",
+            Chore::Index => "index",
+            Chore::Retention => "retention",
+            Chore::Rebuild => "rebuild",
         }
     }
 }
@@ -98,6 +110,10 @@ impl MaintenanceHealth {
         if error.reason() == Reason::ShuttingDown {
             return;
         }
+        metrics::count_with(&catalog::MAINTENANCE_FAILURES, chore.metric_label());
+        if chore == Chore::Snapshot {
+            metrics::count(&catalog::SNAPSHOT_FAILURES);
+        }
         let before = failures.get(&(table, chore));
         let what = chore.as_str();
         if before.is_none_or(|before| before.error.message() != error.message()) {
@@ -115,6 +131,12 @@ impl MaintenanceHealth {
         failed.map(|(_, failure)| {
             format!("the last snapshot of table {:?} failed: {}", failure.table, failure.error)
         })
+    }
+
+    /// Reads the metrics of what does not work.
+    pub(crate) fn sample(&self, samples: &mut Samples) {
+        samples.set(&catalog::DAMAGED_FILES, self.damaged_files.len());
+        samples.set(&catalog::PROBLEMS, self.failures.lock().len());
     }
 
     /// What fails and is retried, one line each.

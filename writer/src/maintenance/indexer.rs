@@ -80,7 +80,7 @@ impl Indexer {
         if built.is_empty() && !removes {
             return Ok(());
         }
-        tracing::info!(table = manifest.table, built = built.len(), "updated indexes");
+        tracing::info!(table = manifest.table, indexes = built.len(), "updated indexes");
         self.editor.replace_files(id, move |manifest| list_indexes(manifest, &built, &wanted))?;
         Ok(())
     }

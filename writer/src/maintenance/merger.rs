@@ -100,7 +100,7 @@ impl Merger {
             seq = image.seq,
             rows = image.rows,
             bytes = image.bytes,
-            millis = millis_since(start),
+            elapsed_ms = millis_since(start),
             "wrote an image layer"
         );
         self.editor.replace_files(id, move |manifest| manifest.images.push(image.clone()))?;
@@ -128,7 +128,7 @@ impl Merger {
             layers = deltas.len(),
             events = merged.events,
             bytes = merged.bytes,
-            millis = millis_since(start),
+            elapsed_ms = millis_since(start),
             "merged delta layers"
         );
         self.editor.replace_files(id, move |manifest| {

@@ -111,7 +111,7 @@ impl Snapshotter {
             seq = delta.seq,
             events = delta.events,
             bytes = delta.bytes,
-            millis = millis_since(start),
+            elapsed_ms = millis_since(start),
             "took a snapshot"
         );
         let bytes = bytes_between(&manifest, delta.position);

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use driftdb_common::bucket::beginning;
+use driftdb_common::bucket::shipper::ShipReport;
+use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Reason, Result};
 use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
@@ -104,6 +107,19 @@ impl MaintenanceWork {
             (None, Some(error)) => Err(error),
             (None, None) => Ok(CompactionSummary::default()),
         }
+    }
+
+    /// Ships to a bucket what it lacks of the database. Commits go on meanwhile: the backup is of a commit that was published when its
+    /// last chunk was made.
+    pub(crate) fn back_up(&self, url: &str, force: bool, job: &JobHandle) -> Result<ShipReport> {
+        let store = BucketStore::open(url)?.stopped_by(job.stop_flag());
+        let place = (Arc::clone(&self.context.files.fs), self.context.files.dir.clone());
+        let shipped = beginning::back_up_with(&store, &place, force, &mut |done, total| {
+            job.report(done, total, "bytes");
+            job.check_cancelled()
+        });
+        // What is given up because the writer stops has failed for that.
+        shipped.map_err(|error| job.check_cancelled().err().unwrap_or(error))
     }
 
     /// Reads the files of a table, or of all tables, and reports every problem. `deep` also rebuilds the

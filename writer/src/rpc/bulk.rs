@@ -15,8 +15,10 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::memory::{MemoryBudget, MemoryPermit, MemoryUse};
-use driftdb_common::query::ast::{BulkAction, BulkStatement, NoChangeClause};
+use driftdb_common::query::ast::{BulkAction, BulkStatement, GuardedStatement, NoChangeClause, Statement};
 use driftdb_common::query::change;
+use driftdb_common::service::access::caller::Caller;
+use driftdb_common::service::access::lease::StreamLease;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::table::operation::{
@@ -29,6 +31,7 @@ use crate::admission::boundaries;
 use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::CommitPipeline;
+use crate::rpc::authorization::{check_lease, lease_of_tables};
 use crate::rpc::bulk_rows::{BulkRow, BulkRows, RevertMoment};
 use crate::rpc::table_reader::TableReader;
 use crate::tasks::{TaskPool, TaskStop};
@@ -54,6 +57,8 @@ pub(crate) struct BulkRequest {
     pub(crate) statement: Arc<BulkStatement>,
     boundaries: Vec<Boundary>,
     context: CommitContext,
+    /// The right to run it. Rows can take long to find, so it is looked at again before each commit.
+    lease: StreamLease,
     /// The text of the statement's own condition, once a task has made it: see [`own_condition`].
     own: Arc<OnceLock<Option<String>>>,
 }
@@ -78,9 +83,22 @@ struct FoundOperations {
     held: Option<MemoryPermit>,
 }
 
+/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; any other statement as it is.
+pub(crate) fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Box<Statement>> {
+    match statement {
+        Statement::Bulk(bulk) => Ok((*bulk, Vec::new())),
+        Statement::Guarded(guarded) if matches!(guarded.statement, Statement::Bulk(_)) => {
+            let GuardedStatement { statement, boundaries } = *guarded;
+            bulk_of(statement).map(|(bulk, _)| (bulk, boundaries))
+        }
+        other => Err(Box::new(other)),
+    }
+}
+
 impl BulkRequest {
-    /// Checks what can be checked at once. `context` holds the request's id.
+    /// Checks what can be checked at once. The caller may run the statement now. `context` holds the request's id.
     pub(crate) fn new(
+        caller: &Caller,
         statement: BulkStatement,
         clauses: Vec<NoChangeClause>,
         context: CommitContext,
@@ -102,8 +120,10 @@ impl BulkRequest {
             let message = "DRY RUN commits nothing that IF NO CHANGE could hold for: leave out one of them";
             return Err(Error::new(Reason::QueryInvalid, message));
         }
-        let boundaries = clauses.into_iter().map(change::of_clause).collect();
-        Ok(BulkRequest { statement: Arc::new(statement), boundaries, context, own: Arc::default() })
+        let boundaries: Vec<Boundary> = clauses.into_iter().map(change::of_clause).collect();
+        let read = boundaries.iter().map(|boundary| boundary.table.clone()).collect();
+        let lease = lease_of_tables(caller, vec![statement.table.text.clone()], read);
+        Ok(BulkRequest { statement: Arc::new(statement), boundaries, context, lease, own: Arc::default() })
     }
 
     /// The condition that a commit of all rows depends on, which were found at a commit; `None` if the writer cannot check it.
@@ -163,6 +183,7 @@ impl BulkRunner {
             };
             moment = rows.moment();
             drop(rows);
+            check_lease(&request.lease)?;
             if found.count > most as u64 {
                 return Err(too_many(&request.statement, found.count));
             }
@@ -246,6 +267,8 @@ impl BulkRunner {
                 found => found?,
             };
             moment = kept.moment();
+            // The stream of the answer ends, too, but only while its client reads it.
+            check_lease(&request.lease)?;
             if found.operations.is_empty() {
                 // What was committed is acknowledged already.
                 if outcome.result.commits == 0 {
@@ -283,7 +306,10 @@ impl BulkRunner {
             match self.run_long(sample).await {
                 // The files were replaced by newer ones.
                 Err(error) if error.reason() == Reason::FileGone => {}
-                result => return Ok(BulkOutcome { result: result?, receipt: None }),
+                result => {
+                    check_lease(&request.lease)?;
+                    return Ok(BulkOutcome { result: result?, receipt: None });
+                }
             }
         }
         Err(keeps_changing(&request.statement))

@@ -8,13 +8,14 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::query::ast::{BulkAction, BulkStatement, Condition};
+use driftdb_common::query::exec::history_route::HistoryRoute;
 use driftdb_common::query::exec::{SelectExecution, Selection};
 use driftdb_common::query::predicate::RowRef;
 use driftdb_common::table::diff::Diff;
 use driftdb_common::table::operation::Action;
 use driftdb_common::table::point_in_time::PointInTime;
 use driftdb_common::table::state;
-use driftdb_common::table::view::Row;
+use driftdb_common::table::view::{Row, View};
 
 use crate::admission::boundaries;
 use crate::rpc::table_reader::{OpenTable, TableReader};
@@ -76,8 +77,6 @@ pub(super) struct BulkRows {
     source: BulkSource,
     /// Rows that were read ahead.
     ahead: VecDeque<Row>,
-    /// Only rows after this key.
-    after: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -100,7 +99,7 @@ impl BulkRows {
         let now = table.now()?;
         let source = match &statement.action {
             BulkAction::Patch(_) | BulkAction::SoftDelete => {
-                let (condition, after) = (statement.condition.clone(), after.clone());
+                let condition = statement.condition.clone();
                 let selection = Selection { condition, after, ..Selection::default() };
                 BulkSource::Select(Box::new(SelectExecution::new(now, selection)))
             }
@@ -118,10 +117,10 @@ impl BulkRows {
                 }
                 let then = table.at(moment.seq.map_or(*point, PointInTime::Seq), moment.now_ms)?;
                 moment.seq = Some(then.seq());
-                BulkSource::Diff(Box::new(Diff::new(Some(then), now, None)?))
+                BulkSource::Diff(Box::new(changed_rows(then, now, statement.condition.as_ref(), after)?))
             }
         };
-        Ok(BulkRows { table, statement, moment, source, ahead: VecDeque::new(), after })
+        Ok(BulkRows { table, statement, moment, source, ahead: VecDeque::new() })
     }
 
     /// The commit at which the rows are found.
@@ -158,7 +157,7 @@ impl BulkRows {
                     }
                 }
                 BulkSource::Diff(diff) => {
-                    let found = reverted_row(diff, self.after.as_ref(), &self.statement, stop)?;
+                    let found = reverted_row(diff, &self.statement, stop)?;
                     return Ok(found);
                 }
             }
@@ -182,13 +181,17 @@ fn changed_row(action: &BulkAction, row: Row) -> Result<Option<BulkRow>> {
     Ok(Some(BulkRow { key, action, before: Some(document), after }))
 }
 
+/// The rows that differ between two points in time and that a condition can find at one of them, after a key if one is given. The keys
+/// and the indexes that the condition names tell which rows matched at a commit in between, both points included.
+fn changed_rows(then: View, now: View, condition: Option<&Condition>, after: Option<Key>) -> Result<Diff> {
+    let commits = (then.seq(), now.seq());
+    let rows = HistoryRoute::choose(now.timeline(), condition, commits, |_| false)?.rows()?;
+    let rows = after.map_or_else(|| rows.clone(), |after| rows.after(after));
+    Diff::among(then, now, rows)
+}
+
 /// The next row that differs and that the condition finds, now or as it was.
-fn reverted_row(
-    diff: &mut Diff,
-    after: Option<&Key>,
-    statement: &BulkStatement,
-    stop: &TaskStop,
-) -> Result<Option<BulkRow>> {
+fn reverted_row(diff: &mut Diff, statement: &BulkStatement, stop: &TaskStop) -> Result<Option<BulkRow>> {
     for count in 0u64.. {
         if count.is_multiple_of(ROWS_PER_CHECK) {
             stop.check()?;
@@ -201,7 +204,7 @@ fn reverted_row(
                 matches(condition, &row.key, now.as_ref())? || matches(condition, &row.key, then.as_ref())?
             }
         };
-        if is_found && after.is_none_or(|after| row.key > *after) {
+        if is_found {
             // The change outlives the block of the file that the row was read from.
             let then = then.as_ref().map(Document::detached);
             let action = Action::Restore(then.clone());

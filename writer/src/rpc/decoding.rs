@@ -29,6 +29,11 @@ pub(super) fn is_short(operations: &[v1::Operation]) -> bool {
     operations.len() <= SHORT_PARTS && operations.iter().map(bytes).sum::<usize>() <= SHORT_BYTES
 }
 
+/// Whether preconditions are decoded in a short time.
+fn are_short(preconditions: &[v1::Precondition]) -> bool {
+    preconditions.iter().map(|precondition| 1 + precondition.params.len()).sum::<usize>() <= SHORT_PARTS
+}
+
 /// Whether an operation is a revert, which is resolved before it is admitted.
 pub(super) fn is_revert(operation: &v1::Operation) -> bool {
     matches!(operation.action, Some(v1::operation::Action::Revert(_)))
@@ -61,7 +66,7 @@ pub(super) async fn change_of_apply(
     // Before anything else: it takes as long to decode too many as it takes to decode enough.
     check_count("operations", operations.len(), limits::OPERATIONS_PER_COMMIT)?;
     check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
-    let is_short = is_short(&operations) && preconditions.len() <= SHORT_PARTS;
+    let is_short = is_short(&operations) && are_short(&preconditions);
     let decode = move || {
         let count = operations.len();
         let operation = |(i, operation)| {
@@ -80,7 +85,7 @@ pub(super) async fn conditions_of_batch(
     preconditions: Vec<v1::Precondition>,
 ) -> Result<DraftConditions> {
     check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
-    let is_short = preconditions.len() <= SHORT_PARTS;
+    let is_short = are_short(&preconditions);
     let decode = move || {
         let (preconditions, boundaries) = preconditions_from_wire(preconditions)?;
         DraftConditions::new(preconditions, boundaries)

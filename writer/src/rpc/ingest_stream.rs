@@ -39,6 +39,7 @@ use crate::admission::draft::DraftOperation;
 use crate::admission::producers::RefusedOperation;
 use crate::commit::{AdmittedBatch, CommitPipeline, IngestBatch, IngestPipeline, IngestSession};
 use crate::maintenance::MaintenanceHealth;
+use crate::rpc::authorization::authorize_conditions;
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_acks::{
@@ -55,8 +56,9 @@ const UNACKNOWLEDGED_BATCHES: usize = 4096;
 const REFUSALS_REPEATED: usize = 1000;
 /// Acknowledgements that wait for a slow client.
 const ACKS_AHEAD: usize = 16;
-/// How long a stream waits before it checks again whether the full queue of writes has room.
+/// How long a stream waits before it checks again whether the full queue of writes has room: first this long, then longer.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
+const QUEUE_FULL_LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// Serves Ingest calls.
 #[derive(Debug, Clone)]
@@ -76,9 +78,10 @@ pub(crate) struct IngestService {
 struct BatchReceiver {
     service: IngestService,
     caller: Caller,
-    /// The right to write the tables that the stream has written so far.
+    /// The right to write the tables that the stream has written so far, and to read those of its conditions.
     lease: StreamLease,
     written: BTreeSet<String>,
+    read: BTreeSet<String>,
     producer: Option<String>,
     session: IngestSession,
     last_batch: Option<u64>,
@@ -127,7 +130,8 @@ impl IngestService {
             service: self.clone(),
             lease: StreamLease::new(&caller, LeaseNeeds::Principal),
             written: BTreeSet::new(),
-            caller,
+            read: BTreeSet::new(),
+            caller: caller.clone(),
             producer: None,
             session,
             last_batch: None,
@@ -140,7 +144,11 @@ impl IngestService {
         tokio::spawn(receiver.run(inbound));
         tokio::spawn(acknowledge_batches(admitted, acks, self.tokens.clone()));
         // The memory of an acknowledgement is given back when the acknowledgement is taken to be sent.
-        Ok(Box::pin(ReceiverStream::new(responses).map(|ack| ack.map(|ack| ack.response))))
+        let acks = ReceiverStream::new(responses);
+        Ok(Box::pin(acks.map(move |ack| match ack {
+            Ok(ack) => Ok(ack.response),
+            Err(status) => Err(caller.redact(status)),
+        })))
     }
 
     /// Decodes the operations of a batch, resolves its reverts and finds the keys. An operation that cannot be decoded is its
@@ -181,6 +189,22 @@ impl IngestService {
         }
         token
     }
+
+    /// Forgets the stream of a producer that has ended, unless a newer one has replaced it: a client can choose any number of producers.
+    fn forget_stream(&self, producer: &str, ended: &CancellationToken) {
+        let mut newest = self.newest.lock();
+        if !ended.is_cancelled() {
+            newest.remove(producer);
+        }
+    }
+}
+
+impl Drop for BatchReceiver {
+    fn drop(&mut self) {
+        if let Some(producer) = &self.producer {
+            self.service.forget_stream(producer, &self.session.ended);
+        }
+    }
 }
 
 impl BatchReceiver {
@@ -197,7 +221,7 @@ impl BatchReceiver {
                 Ok(Some(request)) => {
                     let processed = self.process(request, first).await;
                     let processed = processed.inspect_err(|error| self.service.health.note_damage(error));
-                    processed.map_err(|error| self.caller.redact(to_status(error)))
+                    processed.map_err(to_status)
                 }
                 Ok(None) => return,
                 Err(status) => Err(status),
@@ -211,7 +235,13 @@ impl BatchReceiver {
                 Ok(None) => return,
                 Err(status) => (MessageOutcome::End(status), true),
             };
-            if self.outcomes.send(outcome).await.is_err() || ends {
+            // A client that does not read its acknowledgements keeps no stream that must end.
+            let is_sent = tokio::select! {
+                biased;
+                sent = self.outcomes.send(outcome) => sent.is_ok(),
+                _ = self.lease.ended() => false,
+            };
+            if !is_sent || ends {
                 return;
             }
         }
@@ -234,7 +264,7 @@ impl BatchReceiver {
             self.set_producer(&request.producer_id, first)?;
         }
         if request.operations.is_empty() {
-            let Some(memory) = self.reserve(REFUSALS_REPEATED).await else { return Ok(None) };
+            let Some(memory) = self.reserve(REFUSALS_REPEATED).await? else { return Ok(None) };
             return self.position(request.batch_id).map(|batch| Some(outcome(batch, memory)));
         }
         let count = request.operations.len();
@@ -247,6 +277,8 @@ impl BatchReceiver {
             return Err(Error::new(Reason::TooLarge, message));
         }
         self.check_order(request.batch_id)?;
+        // What the rules allow now, not when the stream began.
+        self.caller = self.caller.renewed();
         let options = self.caller.sign(convert::options_from_wire(request.options)?)?;
         if !options.request_id.is_empty() {
             let message = "Ingest takes no request_id; set producer_id in the stream's first message, and repeated batches are recognized";
@@ -267,15 +299,14 @@ impl BatchReceiver {
         let unknown = self.authorize(&request.operations, &preconditions).await?;
         let conditions = decoding::conditions_of_batch(&self.service.tasks, preconditions).await?;
         let operations = self.service.decode(request.operations, unknown).await?;
-        let Some(memory) = self.reserve(count).await else { return Ok(None) };
+        let Some(memory) = self.reserve(count).await? else { return Ok(None) };
         let context = CommitContext { options, request: None, origin };
         let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
         let set_aside = set_aside.into_iter().collect();
         let batch =
             IngestBatch { context, number, operations, conditions, atomic, stop_at_refusal, set_aside };
-        // Unlike a single commit, a stream does not fail if the queue is full: it waits.
-        while !self.service.pipeline.has_room() {
-            tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+        if !self.wait_for_room().await? {
+            return Ok(None);
         }
         // Much can have changed while the batch waited.
         self.lease.check()?;
@@ -294,6 +325,7 @@ impl BatchReceiver {
         operations: &[v1::Operation],
         preconditions: &[v1::Precondition],
     ) -> Result<HashMap<String, Error>> {
+        let known = (self.written.len(), self.read.len());
         let (mut unknown, mut seen, mut last) = (HashMap::new(), HashSet::new(), "");
         for table in operations.iter().map(|operation| operation.table.as_str()) {
             if std::mem::replace(&mut last, table) == table || !seen.insert(table) {
@@ -303,24 +335,31 @@ impl BatchReceiver {
                 Ok(()) if self.written.contains(table) => {}
                 // Of names that no table has there could be any number.
                 Ok(()) if self.service.pipeline.known_tables([table].into_iter()).is_empty() => {}
-                Ok(()) => {
-                    self.written.insert(table.to_owned());
-                    let tables = self.written.iter().cloned().collect();
-                    self.lease.set_needs(LeaseNeeds::Tables(Role::Write, tables));
-                }
+                Ok(()) => _ = self.written.insert(table.to_owned()),
                 Err(error) if error.reason() == Reason::TableNotFound => {
                     unknown.insert(table.to_owned(), error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if !preconditions.is_empty() {
-            let tables = preconditions.iter().map(|precondition| precondition.table.as_str());
-            if let Err(error) = authorize(&self.caller, AccessAction::Read, tables) {
-                return Err(self.service.commits.suggesting(error, &self.caller).await);
-            }
+        let tables = preconditions.iter().map(|precondition| precondition.table.as_str());
+        if let Err(error) = authorize_conditions(&self.caller, tables.clone()) {
+            return Err(self.service.commits.suggesting(error, &self.caller).await);
+        }
+        self.read.extend(self.service.pipeline.known_tables(tables).into_keys());
+        if known != (self.written.len(), self.read.len()) {
+            self.renew_lease();
         }
         Ok(unknown)
+    }
+
+    /// Takes the tables into the lease that have been added since.
+    fn renew_lease(&mut self) {
+        let BatchReceiver { written, read, .. } = self;
+        let tables = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>();
+        let needs =
+            [LeaseNeeds::Tables(Role::Write, tables(written)), LeaseNeeds::Tables(Role::Read, tables(read))];
+        self.lease.set_needs(LeaseNeeds::Each(needs.into()));
     }
 
     /// Adds the nearest table's name to the first error of an unknown table.
@@ -331,13 +370,30 @@ impl BatchReceiver {
         }
     }
 
+    /// Waits until the queue of writes has room: unlike a single commit, a stream does not fail if the queue is full. Returns false
+    /// if the stream ends first, from either side.
+    async fn wait_for_room(&mut self) -> Result<bool> {
+        let mut pause = QUEUE_FULL_PAUSE;
+        while !self.service.pipeline.has_room() {
+            tokio::select! {
+                biased;
+                () = self.session.ended.cancelled() => return Ok(false),
+                () = self.outcomes.closed() => return Ok(false),
+                error = self.lease.ended() => return Err(error),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(QUEUE_FULL_LONGEST_PAUSE),
+            }
+        }
+        Ok(true)
+    }
+
     /// Waits for the memory of a batch's acknowledgement. Returns `None` if the stream ends first, from either side.
-    async fn reserve(&self, operations: usize) -> Option<BatchMemory> {
+    async fn reserve(&mut self, operations: usize) -> Result<Option<BatchMemory>> {
         tokio::select! {
             biased;
-            () = self.session.ended.cancelled() => None,
-            () = self.outcomes.closed() => None,
-            memory = self.memory.reserve(operations) => memory,
+            () = self.session.ended.cancelled() => Ok(None),
+            () = self.outcomes.closed() => Ok(None),
+            error = self.lease.ended() => Err(error),
+            memory = self.memory.reserve(operations) => Ok(memory),
         }
     }
 
@@ -347,6 +403,9 @@ impl BatchReceiver {
             let message =
                 "producer_id must be set in a stream's first message and must not change in later ones";
             return Err(Error::new(Reason::ArgumentInvalid, message));
+        }
+        if producer.starts_with('\0') {
+            return Err(convert::scoped_id_error("producer_id"));
         }
         if producer.len() > limits::REQUEST_ID_BYTES {
             let message = format!(

@@ -2,15 +2,21 @@
 
 use driftdb::v1;
 use driftdb::v1::writer_service_execute_response::Event as ExecuteEvent;
+use driftdb_common::bucket::bucket_options::BackupTargets;
+use driftdb_common::bucket::shipper::ShipReport;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::Statement;
 use driftdb_common::service::access::caller::Caller;
+use driftdb_common::service::access::lease::{LeaseNeeds, lease_stream};
+use driftdb_common::service::access::role::Role;
+use driftdb_common::service::convert;
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::check::verification::Problem;
 use driftdb_common::table::point_in_time::PointInTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::commit::TableCatalog;
 use crate::jobs::{JobEvent, JobFollower, JobKind, JobProgress, JobTask, Jobs};
@@ -29,12 +35,18 @@ pub(crate) struct MaintenanceCalls {
     jobs: Jobs,
     work: MaintenanceWork,
     catalog: TableCatalog,
+    targets: BackupTargets,
 }
 
 impl MaintenanceCalls {
-    /// Runs `work` in `jobs`.
-    pub(crate) fn new(jobs: Jobs, work: MaintenanceWork, catalog: TableCatalog) -> MaintenanceCalls {
-        MaintenanceCalls { jobs, work, catalog }
+    /// Runs `work` in `jobs`, backups only to `targets`.
+    pub(crate) fn new(
+        jobs: Jobs,
+        work: MaintenanceWork,
+        catalog: TableCatalog,
+        targets: BackupTargets,
+    ) -> MaintenanceCalls {
+        MaintenanceCalls { jobs, work, catalog, targets }
     }
 
     /// The jobs that wait or run, oldest first, as far as the caller may know of them.
@@ -44,6 +56,11 @@ impl MaintenanceCalls {
             None => caller.is_admin(),
         };
         self.jobs.list().into_iter().filter(is_known).map(progress_to_wire).collect()
+    }
+
+    /// All jobs.
+    pub(crate) fn registry(&self) -> &Jobs {
+        &self.jobs
     }
 
     /// Starts a snapshot of a table.
@@ -74,6 +91,13 @@ impl MaintenanceCalls {
         self.jobs.start(task, move |job| {
             work.verify(table.as_deref(), deep, job, &mut |problem| job.report_problem(problem))
         })
+    }
+
+    /// Starts a backup.
+    pub(crate) fn back_up(&self, url: String, force: bool) -> Result<JobFollower<ShipReport>> {
+        self.targets.check(&url)?;
+        let (task, work) = (self.task(JobKind::Backup, None)?, self.work.clone());
+        self.jobs.start(task, move |job| work.back_up(&url, force, job))
     }
 
     /// A task on a table. Fails if the table does not exist.
@@ -155,6 +179,20 @@ fn job_responses<T: Send + 'static, M: Send + 'static>(
     ReceiverStream::new(responses)
 }
 
+/// The answer of a job, as long as the caller may start it: as an administrator of the table, or of the database if it is about all
+/// tables.
+pub(crate) fn job_response<M: Send + 'static>(
+    responses: JobStream<M>,
+    caller: &Caller,
+    table: Option<&str>,
+) -> Response<ResponseStream<M>> {
+    let needs = match table {
+        Some(table) => LeaseNeeds::Tables(Role::Admin, vec![table.to_owned()]),
+        None => LeaseNeeds::Administer,
+    };
+    Response::new(lease_stream(Box::pin(responses), caller, needs))
+}
+
 fn progress_to_wire(progress: JobProgress) -> v1::Progress {
     let JobProgress { id, description, queued, done, total, unit, .. } = progress;
     v1::Progress { job_id: id, done, total, unit: unit.to_owned(), description, queued }
@@ -185,6 +223,22 @@ pub(crate) fn compact_responses(follower: JobFollower<CompactionSummary>) -> Job
         move |CompactionSummary { floor_seq, events_compacted, bytes_freed }| {
             let info = v1::CompactInfo { floor_seq, events_folded: events_compacted, bytes_freed };
             (response(Some(Event::Compaction(info))), None)
+        },
+    )
+}
+
+/// The responses of a Backup call.
+pub(crate) fn backup_responses(follower: JobFollower<ShipReport>) -> JobStream<v1::BackupResponse> {
+    use v1::backup_response::Event;
+    let response = |event| v1::BackupResponse { event };
+    job_responses(
+        follower,
+        move |progress| response(Some(Event::Progress(progress_to_wire(progress)))),
+        move |_| response(None),
+        move |ShipReport { last, chunk, is_new }| {
+            let last_time = Some(convert::time_to_wire(last.time_ms));
+            let info = v1::BackupInfo { last_seq: last.seq, last_time, chunk, is_new };
+            (response(Some(Event::Backup(info))), None)
         },
     )
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use driftdb::v1;
 use driftdb::v1::find_commit_request::MadeBy;
 use driftdb::v1::writer_service_server::WriterService;
+use driftdb_common::bucket::link::BucketLink;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
-use driftdb_common::query::ast::{
-    BulkStatement, GuardedStatement, NoChangeClause, Statement, StatementKind, TableName,
-};
+use driftdb_common::planted::{PlantedBug, is_planted};
+use driftdb_common::query::ast::{Statement, StatementKind, TableName};
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::access::authorize::{AccessAction, authorize};
@@ -22,11 +22,10 @@ use driftdb_common::service::access::statement_tables::authorize_statement;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::key_schema::key_from_wire;
-use driftdb_common::service::server::{CallMemory, ResponseStream, Security};
+use driftdb_common::service::server::{CallMemory, ResponseStream, Security, ServerActivity};
 use driftdb_common::service::status::to_status;
-use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
-use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
+use driftdb_common::table::operation::{Action, CommitRequest, Operation, SchemaChange};
 use driftdb_common::table::schema::Schema;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,16 +35,18 @@ use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::fingerprint;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
-use crate::commit::{CommitPipeline, CommitStatus, KnownCommit, LiveTable};
+use crate::commit::{CommitPipeline, CommitStatus, KnownCommit};
 use crate::maintenance::MaintenanceHealth;
-use crate::rpc::authorization::authorize_change;
-use crate::rpc::bulk::{BulkRequest, BulkRunner};
+use crate::rpc::authorization::{authorize_change, check_lease, lease_of_change};
+use crate::rpc::bucket_status::bucket_to_wire;
+use crate::rpc::bulk::{BulkRequest, BulkRunner, bulk_of};
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::made_keys::{MadeKeyReader, made_key_to_wire};
-use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
+use crate::rpc::maintenance_rpc::{self, MaintenanceCalls, job_response};
 use crate::rpc::revert::RevertResolver;
+use crate::rpc::writer_status::{disk_to_wire, tables_to_wire};
 use crate::tasks::TaskPool;
 
 /// The progress reports of a statement that wait for a slow client. Further ones are left out.
@@ -70,6 +71,8 @@ pub(crate) struct WriterRpc {
     pub(crate) clock: Arc<ClockGuard>,
     pub(crate) health: Arc<MaintenanceHealth>,
     pub(crate) security: Arc<Security>,
+    pub(crate) activity: Arc<ServerActivity>,
+    pub(crate) bucket: Option<Arc<BucketLink>>,
 }
 
 impl WriterRpc {
@@ -89,16 +92,31 @@ impl WriterRpc {
         // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
         let (change, request) = self.identify(change, id).await?;
-        self.commit_as(change, CommitContext { options, request, origin: None }).await
+        self.commit_as(caller, change, CommitContext { options, request, origin: None }).await
     }
 
-    /// Commits a change whose request is identified.
-    async fn commit_as(&self, change: CommitRequest, context: CommitContext) -> Result<AnsweredCommit> {
-        let outcome = self.try_commit(change, context).await;
+    /// Commits a change that the caller may make, and whose request is identified.
+    async fn commit_as(
+        &self,
+        caller: &Caller,
+        change: CommitRequest,
+        context: CommitContext,
+    ) -> Result<AnsweredCommit> {
+        let outcome = self.try_commit(caller, change, context).await;
         outcome.inspect_err(|error| self.health.note_damage(error))
     }
 
-    async fn try_commit(&self, change: CommitRequest, context: CommitContext) -> Result<AnsweredCommit> {
+    async fn try_commit(
+        &self,
+        caller: &Caller,
+        change: CommitRequest,
+        context: CommitContext,
+    ) -> Result<AnsweredCommit> {
+        let is_revert = |operation: &Operation| matches!(operation.action, Action::Revert(_));
+        let has_reverts =
+            matches!(&change, CommitRequest::Rows { operations, .. } if operations.iter().any(is_revert));
+        // What is reverted to can take long to find.
+        let lease = has_reverts.then(|| lease_of_change(caller, &change));
         let (operations, conditions) = match change {
             CommitRequest::Rows { operations, preconditions, boundaries } => {
                 (operations, DraftConditions::new(preconditions, boundaries)?)
@@ -107,7 +125,6 @@ impl WriterRpc {
                 return self.pipeline.commit_schema(change, context).await.map(AnsweredCommit::without_keys);
             }
         };
-        let has_reverts = operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
         if let Some(request) = context.request.as_ref().filter(|_| has_reverts)
             && let Some(receipt) = self.pipeline.find_request(request).await
         {
@@ -115,6 +132,7 @@ impl WriterRpc {
             return receipt.map(AnsweredCommit::without_keys);
         }
         let operations = self.reverts.resolve_all(operations).await?;
+        lease.as_ref().map_or(Ok(()), check_lease)?;
         let draft = Draft::new(operations, conditions)?;
         let (receipt, made) = self.pipeline.commit_inserts(draft, context).await?;
         let made = self.made_keys.of_request(receipt, made).await?;
@@ -231,27 +249,6 @@ impl WriterRpc {
             Err(error) => Err(self.failure(caller, error).await),
         }
     }
-
-    /// The tables that are not dropped and that exist for the caller, by name.
-    fn tables_to_wire(&self, caller: &Caller) -> Vec<v1::TableInfo> {
-        let table = |LiveTable { schema, created_seq, counts, storage }: LiveTable| v1::TableInfo {
-            rows: counts.rows,
-            created_seq,
-            last_seq: counts.last_seq,
-            events: counts.events,
-            bytes_on_disk: storage.bytes_on_disk,
-            segments: storage.segments,
-            snapshots: storage.snapshots,
-            floor_seq: storage.floor,
-            ..convert::schema_to_wire(&schema)
-        };
-        let mut tables: Vec<_> = self.status.live_tables().into_iter().map(table).collect();
-        let unusable = self.status.unusable_tables();
-        tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
-        tables.retain(|info| caller.lists(&info.table));
-        tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
-        tables
-    }
 }
 
 /// A commit, as it is answered.
@@ -277,47 +274,6 @@ struct ParsedRequest {
     options: Option<v1::CommitOptions>,
     /// The request's id and fingerprint, if it has an id.
     request_id: Option<RequestId>,
-}
-
-/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; any other statement as it is.
-fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Box<Statement>> {
-    match statement {
-        Statement::Bulk(bulk) => Ok((*bulk, Vec::new())),
-        Statement::Guarded(guarded) if matches!(guarded.statement, Statement::Bulk(_)) => {
-            let GuardedStatement { statement, boundaries } = *guarded;
-            bulk_of(statement).map(|(bulk, _)| (bulk, boundaries))
-        }
-        other => Err(Box::new(other)),
-    }
-}
-
-/// The right that the stream of a job needs: to administer a table, or the database if it is about all tables.
-fn needs_of_job(table: Option<&str>) -> LeaseNeeds {
-    match table {
-        Some(table) => LeaseNeeds::Tables(Role::Admin, vec![table.to_owned()]),
-        None => LeaseNeeds::Administer,
-    }
-}
-
-/// The answer of a job, as long as the caller may start it.
-fn job_response<M: Send + 'static>(
-    responses: JobStream<M>,
-    caller: &Caller,
-    table: Option<&str>,
-) -> Response<ResponseStream<M>> {
-    Response::new(lease_stream(Box::pin(responses), caller, needs_of_job(table)))
-}
-
-/// The room on the disk, as the Status call answers it.
-pub(crate) fn disk_to_wire(report: DiskReport) -> v1::DiskState {
-    let DiskReport { free_bytes, reserve_bytes, full } = report;
-    let full_since = full.as_ref().map(|full| convert::time_to_wire(full.since_ms));
-    v1::DiskState {
-        free_bytes,
-        reserve_bytes,
-        full_since,
-        message: full.map_or(String::new(), |full| full.message),
-    }
 }
 
 #[tonic::async_trait]
@@ -432,9 +388,9 @@ impl WriterService for WriterRpc {
         }
         let with_place = |e| caller.redact(to_status(report::at_table(e, &text, table.as_ref())));
         if statement.kind() == StatementKind::Maintenance {
-            let needs = needs_of_job(table.as_ref().map(|table| table.text.as_str()));
+            let of_table = table.clone().map(|table| table.text);
             return match self.maintenance.execute(statement) {
-                Ok(responses) => Ok(Response::new(lease_stream(Box::pin(responses), &caller, needs))),
+                Ok(responses) => Ok(job_response(responses, &caller, of_table.as_deref())),
                 Err(error) => Err(self.statement_failure(&caller, error, &(text, table)).await),
             };
         }
@@ -444,14 +400,14 @@ impl WriterService for WriterRpc {
         let statement = match bulk {
             Ok((bulk, clauses)) => {
                 let context = context(options.map_err(to_status)?);
-                let bulk = BulkRequest::new(bulk, clauses, context).map_err(with_place)?;
+                let bulk = BulkRequest::new(&caller, bulk, clauses, context).map_err(with_place)?;
                 return self.execute_bulk(&caller, bulk, (text, table)).await;
             }
             Err(statement) => statement,
         };
         let change = change::of_statement(*statement).map_err(to_status)?;
         let context = context(options.map_err(with_place)?);
-        let AnsweredCommit { receipt, made_keys } = match self.commit_as(change, context).await {
+        let AnsweredCommit { receipt, made_keys } = match self.commit_as(&caller, change, context).await {
             Ok(commit) => commit,
             Err(error) => return Err(self.statement_failure(&caller, error, &(text, table)).await),
         };
@@ -468,8 +424,9 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let caller = Caller::of(&request)?;
         let table = request.into_inner().table;
-        let started = authorize(&caller, AccessAction::Administer("take a snapshot of"), [table.as_str()])
-            .and_then(|()| self.maintenance.snapshot(&table));
+        let allowed = authorize(&caller, AccessAction::Administer("take a snapshot of"), [table.as_str()]);
+        let allowed = if is_planted(PlantedBug::CallWithoutRule) { Ok(()) } else { allowed };
+        let started = allowed.and_then(|()| self.maintenance.snapshot(&table));
         match started.map(maintenance_rpc::snapshot_responses) {
             Ok(responses) => Ok(job_response(responses, &caller, Some(&table))),
             Err(error) => Err(self.failure(&caller, error).await),
@@ -513,6 +470,22 @@ impl WriterService for WriterRpc {
         }
     }
 
+    type BackupStream = ResponseStream<v1::BackupResponse>;
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let v1::BackupRequest { url, force } = request.into_inner();
+        let allowed = authorize(&caller, AccessAction::AdministerDatabase("back up the database"), []);
+        let started = allowed.and_then(|()| self.maintenance.back_up(url, force));
+        match started.map(maintenance_rpc::backup_responses) {
+            Ok(responses) => Ok(job_response(responses, &caller, None)),
+            Err(error) => Err(self.failure(&caller, error).await),
+        }
+    }
+
     async fn confirm_clock(
         &self,
         request: Request<v1::ConfirmClockRequest>,
@@ -549,7 +522,8 @@ impl WriterService for WriterRpc {
                 Err(Error::new(Reason::ArgumentInvalid, message))
             }
         };
-        let response = found.map_err(to_status)?.map(|KnownCommit { token, batch }| {
+        let found = found.map_err(|error| caller.redact(to_status(error)))?;
+        let response = found.map(|KnownCommit { token, batch }| {
             let mut token = self.tokens.token(token);
             token.time = token.time.filter(|_| batch.is_none());
             v1::FindCommitResponse { token: Some(token), batch_id: batch.unwrap_or_default() }
@@ -581,7 +555,7 @@ impl WriterService for WriterRpc {
             term: self.term,
             last_seq: last.seq,
             last_time: Some(convert::time_to_wire(last.time_ms)),
-            tables: self.tables_to_wire(&caller),
+            tables: tables_to_wire(&self.status, &caller),
             cache_bytes: self.cache.used_bytes(),
             cache_limit_bytes: self.cache.budget(),
             tail_bytes,
@@ -595,6 +569,8 @@ impl WriterService for WriterRpc {
             damaged_files,
             problems,
             security: Some(self.security.to_wire(&caller)),
+            process: Some(self.activity.to_wire()),
+            bucket: self.bucket.as_ref().map(|link| bucket_to_wire(link.status(last.seq), &caller)),
         }))
     }
 }

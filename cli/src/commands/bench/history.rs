@@ -1,5 +1,6 @@
 //! The store that `bench` measures: a writer and a reader with a history of orders, which is loaded first.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,8 @@ use self::queries::{DatasetQuery, QueryClient};
 mod dataset;
 pub(crate) mod queries;
 
-/// The bytes of a daemon that has no data.
-const EMPTY_BYTES: u64 = 32 << 20;
+/// The bytes of a daemon that has no data, and what its allocator keeps of freed memory: pages that are partly in use.
+const FIXED_BYTES: u64 = (32 + 32) << 20;
 /// The times of the last million commits, in a reader.
 const COMMIT_TIMES_BYTES: u64 = 8 << 20;
 /// Which rows are live, in a writer.
@@ -39,6 +40,10 @@ const RECENT_CHANGES_BYTES: u64 = limits::RECENT_CHANGES_BYTES as u64;
 const JOB_BYTES: u64 = 64 << 20;
 /// The newest commits, for watches, in a reader.
 const RING_BYTES: u64 = limits::RING_BYTES as u64;
+/// How long the memory that a load has freed takes to return to the system.
+const MEMORY_SETTLES: Duration = Duration::from_secs(10);
+/// How long a reader may take to have the history.
+const READER_STARTS: Duration = Duration::from_secs(1800);
 /// A daemon may take this much more than the formula says before `bench` says so.
 const TOLERANCE: f64 = 1.25;
 
@@ -54,6 +59,17 @@ pub(crate) struct LoadedStore {
 impl LoadedStore {
     /// Loads a history and reports the load, which is W3.
     pub(crate) async fn load(target: &Target, events: u32, report: &mut BenchReport) -> Result<LoadedStore> {
+        let store = LoadedStore::load_unmeasured(target, events, report).await?;
+        store.report_size(report).await?;
+        Ok(store)
+    }
+
+    /// The same, without the memory and the bytes on disk, which need time to settle.
+    pub(crate) async fn load_unmeasured(
+        target: &Target,
+        events: u32,
+        report: &mut BenchReport,
+    ) -> Result<LoadedStore> {
         let served = target.serve(&format!("history-{events}")).await?;
         let script = dataset::script(&target.table, events);
         let began = Instant::now();
@@ -70,13 +86,12 @@ impl LoadedStore {
         let first = first
             .ok_or_else(|| Error::new(Reason::Internal, "the writer has fewer commits than were written"))?;
         let queries = QueryClient::new(Arc::new(script.dataset(first)));
-        let store = LoadedStore { served, queries, script };
-        store.report_size(report).await?;
-        Ok(store)
+        Ok(LoadedStore { served, queries, script })
     }
 
     /// Reports the memory of both daemons, what the formula in docs/operate.md gives, and the bytes on disk.
     async fn report_size(&self, report: &mut BenchReport) -> Result<()> {
+        tokio::time::sleep(MEMORY_SETTLES).await;
         let mut writer = writer_on(self.served.writer.connect().await?);
         let status = writer.status(v1::WriterServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let writer = status.into_inner();
@@ -84,8 +99,8 @@ impl LoadedStore {
         let status = reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let reader = status.into_inner();
         let of_reader =
-            EMPTY_BYTES + COMMIT_TIMES_BYTES + RING_BYTES + reader.memtable_bytes + reader.cache_bytes;
-        let for_all_tables = EMPTY_BYTES + LIVE_ROWS_BYTES + RECENT_CHANGES_BYTES + JOB_BYTES;
+            FIXED_BYTES + COMMIT_TIMES_BYTES + RING_BYTES + reader.memtable_bytes + reader.cache_bytes;
+        let for_all_tables = FIXED_BYTES + LIVE_ROWS_BYTES + RECENT_CHANGES_BYTES + JOB_BYTES;
         let of_writer = for_all_tables + writer.tail_bytes + writer.cache_bytes;
         let daemons = [
             ("reader", &self.served.reader_process, of_reader),
@@ -122,7 +137,7 @@ impl LoadedStore {
 
     /// Measures the time from the start of a reader to its first answer, with files in the page cache and without.
     pub(crate) async fn measure_start(&self, data: &Path, report: &mut BenchReport) -> Result<()> {
-        let (mut reader, took, mut asking) = self.start_reader(data).await?;
+        let (mut reader, took, mut asking) = self.start_reader(data, &[]).await?;
         report.add("ST", "first_answer", "ms", took.as_secs_f64() * 1e3);
         if let Some(memory) = reader.memory() {
             report.add("ST", "memory", "MiB", mebibytes(memory));
@@ -133,7 +148,7 @@ impl LoadedStore {
         reader.stop().await?;
         match leave_page_cache(data).await {
             Ok(()) => {
-                let (mut reader, took, asking) = self.start_reader(data).await?;
+                let (mut reader, took, asking) = self.start_reader(data, &[]).await?;
                 report.add("ST.cold", "first_answer", "ms", took.as_secs_f64() * 1e3);
                 drop(asking);
                 reader.stop().await
@@ -152,7 +167,7 @@ impl LoadedStore {
         (query, calls): (DatasetQuery, usize),
         seed: u64,
     ) -> Result<Sample> {
-        let (mut daemon, _, mut reader) = self.start_reader(data).await?;
+        let (mut daemon, _, mut reader) = self.start_reader(data, &[]).await?;
         let began = Instant::now();
         let latencies = self.queries.run(&mut reader, query, calls, seed).await?;
         let sample = summary(latencies, began.elapsed().max(Duration::from_millis(1)), None)?;
@@ -161,12 +176,26 @@ impl LoadedStore {
         Ok(sample)
     }
 
-    async fn start_reader(&self, data: &Path) -> Result<(DaemonProcess, Duration, ReaderApi)> {
+    /// Starts a reader with options, and waits for its first answer. Returns how long that took.
+    pub(crate) async fn start_reader(
+        &self,
+        data: &Path,
+        options: &[OsString],
+    ) -> Result<(DaemonProcess, Duration, ReaderApi)> {
         let began = Instant::now();
-        let daemon = DaemonProcess::start("driftdb-reader", data).await?;
+        let daemon = DaemonProcess::start_with("driftdb-reader", data, options).await?;
         let mut reader = reader_on(daemon.address().connect().await?);
-        get(&mut reader, &self.queries.dataset, self.queries.dataset.orders() / 2).await?;
-        Ok((daemon, began.elapsed(), reader))
+        let dataset = &self.queries.dataset;
+        loop {
+            match get(&mut reader, dataset, dataset.orders() / 2).await {
+                Ok(()) => return Ok((daemon, began.elapsed(), reader)),
+                // A reader of a bucket has nothing at first.
+                Err(error) if is_not_ready(&error) && began.elapsed() < READER_STARTS => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Measures a snapshot of a tail of new events. The queries do not know the tail.
@@ -246,10 +275,16 @@ pub(crate) async fn wait_for_reader(served: &Served, table: &str, token: &v1::Wr
     reader_on(served.reader.connect().await?).get(request).await.map(drop).map_err(|s| to_error(&s))
 }
 
-/// Reads one row, which must exist.
+/// Whether a reader has no database yet, or not all of it.
+fn is_not_ready(error: &Error) -> bool {
+    matches!(error.reason(), Reason::Unreachable | Reason::ReplicaBehind)
+}
+
+/// Reads one row of the whole history, which must exist.
 async fn get(reader: &mut ReaderApi, dataset: &Dataset, order: u32) -> Result<()> {
     let keys = vec![id(order.into())];
-    let request = v1::GetRequest { table: dataset.table.clone(), keys, ..Default::default() };
+    let freshness = Some(v1::Freshness { min_seq: dataset.last_seq(), ..Default::default() });
+    let request = v1::GetRequest { table: dataset.table.clone(), keys, freshness, ..Default::default() };
     let answer = reader.get(request).await.map_err(|s| to_error(&s))?.into_inner();
     let found = answer.rows.first().map(|row| row.seq);
     if found == dataset.written(order, dataset.last_seq()) {

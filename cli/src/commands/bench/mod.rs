@@ -21,7 +21,9 @@ mod ingest;
 mod load;
 mod phases;
 mod report;
+mod security;
 mod setup;
+mod shipping;
 mod summary;
 mod sustain;
 mod svg;
@@ -37,9 +39,9 @@ pub(crate) async fn run(args: &BenchArgs, global: &GlobalArgs, out: &mut Printer
         return Err(Failure::Usage(message.to_owned()));
     }
     let bench = Bench { args, target: Target::new(args, global)? };
-    if (args.growth.is_some() || args.sustain.is_some()) && bench.target.is_given() {
-        let message =
-            "--growth and --sustain start their own daemons; they do not take --writer and --reader";
+    let starts_own = args.growth.is_some() || args.sustain.is_some() || args.tls || args.bucket.is_some();
+    if starts_own && bench.target.is_given() {
+        let message = "--growth, --sustain, --tls and --bucket start their own daemons; they do not take --writer and --reader";
         return Err(Failure::Usage(message.to_owned()));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -56,6 +58,14 @@ pub(crate) async fn run(args: &BenchArgs, global: &GlobalArgs, out: &mut Printer
     }
     if let Some(seconds) = args.sustain {
         report.append(sustain::measure(&bench, Duration::from_secs(seconds.into())).await?);
+        return print(&report, out);
+    }
+    if args.tls {
+        report.append(security::measure(&bench).await?);
+        return print(&report, out);
+    }
+    if let Some(url) = &args.bucket {
+        report.append(shipping::measure(&bench, url).await?);
         return print(&report, out);
     }
     print(&report, out)?;

@@ -1,8 +1,10 @@
 //! What `bench` measures: daemons that it starts or that the options name, and the ceilings.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use driftdb::client::ClientTls;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tempfile::TempDir;
@@ -21,8 +23,20 @@ use crate::processes::DaemonProcess;
 pub(crate) struct Target {
     dir: TempDir,
     given: Option<(DaemonAddress, DaemonAddress)>,
+    /// How daemons that `bench` starts are protected; `None` if they are not.
+    security: Option<DaemonSecurity>,
+    /// Further options of writers that `bench` starts.
+    writer_options: Vec<OsString>,
     /// The name of the measured table. `serve` creates it.
     pub(crate) table: String,
+}
+
+/// How daemons are protected, and how to connect to them then.
+pub(crate) struct DaemonSecurity {
+    /// The options of the daemons.
+    pub(crate) options: Vec<OsString>,
+    /// TLS of their clients.
+    pub(crate) tls: ClientTls,
 }
 
 /// A writer, and a reader if requested, with the measured table.
@@ -65,12 +79,8 @@ impl Served {
 impl Target {
     /// Uses the deployment whose addresses the options name; without addresses, `bench` starts its own daemons.
     pub(crate) fn new(args: &BenchArgs, global: &GlobalArgs) -> Result<Target> {
-        let dir = tempfile::Builder::new().prefix("driftdb-bench-").tempdir_in(&args.dir);
-        let dir = dir.map_err(|e| {
-            Error::io(format_args!("cannot create a directory in {}", args.dir.display()), &e)
-        })?;
         if global.writer.is_empty() && global.reader.is_empty() {
-            return Ok(Target { dir, given: None, table: "orders".to_owned() });
+            return Target::own(args, None);
         }
         let tls = global.tls.client();
         let first = |given: &[String], default: &'static str| {
@@ -81,7 +91,24 @@ impl Target {
         // The deployment may have tables of its own, so this table needs a unique name.
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_err(|e| Error::new(Reason::Internal, format!("the clock is before 1970: {e}")))?;
-        Ok(Target { dir, given: Some(given), table: format!("bench_orders_{}", now.as_millis()) })
+        let table = format!("bench_orders_{}", now.as_millis());
+        Ok(Target { given: Some(given), table, ..Target::own(args, None)? })
+    }
+
+    /// Daemons that `bench` starts, with this protection.
+    pub(crate) fn own(args: &BenchArgs, security: Option<DaemonSecurity>) -> Result<Target> {
+        let dir = tempfile::Builder::new().prefix("driftdb-bench-").tempdir_in(&args.dir);
+        let dir = dir.map_err(|e| {
+            Error::io(format_args!("cannot create a directory in {}", args.dir.display()), &e)
+        })?;
+        Ok(Target { dir, given: None, security, writer_options: Vec::new(), table: "orders".to_owned() })
+    }
+
+    /// The same, with further options of the writers.
+    #[must_use]
+    pub(crate) fn with_writer_options(mut self, options: Vec<OsString>) -> Target {
+        self.writer_options = options;
+        self
     }
 
     /// Whether the options name the daemons.
@@ -114,11 +141,14 @@ impl Target {
 
     async fn start(&self, name: &str) -> Result<Served> {
         let data = self.dir.path().join(name);
-        let writer = DaemonProcess::start("driftdb-writer", &data).await?;
-        let reader = DaemonProcess::start("driftdb-reader", &data).await?;
+        let options = self.security.as_ref().map(|security| security.options.as_slice()).unwrap_or_default();
+        let tls = self.security.as_ref().map(|security| &security.tls);
+        let for_writer = [options, &self.writer_options].concat();
+        let writer = DaemonProcess::start_with("driftdb-writer", &data, &for_writer).await?;
+        let reader = DaemonProcess::start_with("driftdb-reader", &data, options).await?;
         Ok(Served {
-            writer: writer.address(),
-            reader: reader.address(),
+            writer: writer.address_with(tls),
+            reader: reader.address_with(tls),
             writer_process: Some(writer),
             reader_process: Some(reader),
             data: Some(data),

@@ -64,10 +64,12 @@ impl RowWrites {
 
     /// Clients, spread over connections.
     pub(crate) fn clients(&self, channels: &[Channel], count: usize) -> Vec<WriteClient> {
-        let channels = channels.iter().cycle().take(count);
-        channels
-            .map(|channel| WriteClient { writer: writer_on(channel.clone()), work: self.clone() })
-            .collect()
+        self.clients_on(channels.iter().cycle().take(count).map(|channel| writer_on(channel.clone())))
+    }
+
+    /// A client on each of these connections.
+    pub(crate) fn clients_on(&self, writers: impl Iterator<Item = WriterApi>) -> Vec<WriteClient> {
+        writers.map(|writer| WriteClient { writer, work: self.clone() }).collect()
     }
 
     /// Clients that write many rows in each call, spread over connections.

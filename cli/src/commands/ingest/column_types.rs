@@ -5,6 +5,7 @@
 //! a bad row, never text among numbers.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,8 +16,8 @@ use super::key_fields::KeyField;
 
 /// The decimal digits that a 64-bit floating-point number always keeps.
 const EXACT_DIGITS: usize = 15;
-/// The decimal digits that tell any two such numbers apart. A longer number was not written by a program that computes with them,
-/// and is not rounded unless the user asks for it.
+/// The decimal digits that tell any two such numbers apart. A longer number was not written by a program that computes with them. No
+/// number is rounded unless the user asks for it.
 const FLOAT_DIGITS: usize = 17;
 
 /// What the cells of a column are converted to. An empty cell of a column that is not text is null.
@@ -80,6 +81,8 @@ pub(crate) struct CellRules {
     pub(crate) all_text: bool,
     /// The columns that the user names.
     pub(crate) named: Vec<NamedColumn>,
+    /// Cells that are null, besides empty ones.
+    pub(crate) nulls: Vec<String>,
     /// The byte between two cells.
     pub(crate) delimiter: u8,
     /// The fields of the primary key.
@@ -92,6 +95,9 @@ pub(crate) struct CellRules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     columns: Vec<(String, CellKind)>,
+    nulls: Vec<String>,
+    /// What is probably not as the user wants it.
+    doubts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +106,8 @@ enum CellKind {
     /// The key of a table whose keys the writer makes, for rows with an empty cell.
     MadeKey,
     Value(ColumnType),
+    /// Numbers of a column that nobody named, none of which may be rounded.
+    ExactFloat,
 }
 
 impl CellRules {
@@ -131,13 +139,24 @@ impl CellRules {
                 (Some(of), _) => CellKind::Key(of),
                 (None, Some(named)) => CellKind::Value(named.of),
                 (None, None) if self.all_text => CellKind::Value(ColumnType::Text),
-                (None, None) => {
-                    CellKind::Value(sample.columns.get(at).map_or(ColumnType::Text, FittingTypes::narrowest))
-                }
+                (None, None) => match sample.columns.get(at).map(FittingTypes::narrowest) {
+                    Some(ColumnType::Float) => CellKind::ExactFloat,
+                    of => CellKind::Value(of.unwrap_or(ColumnType::Text)),
+                },
             };
             (name.clone(), kind)
         };
-        Ok(Columns { columns: header.iter().enumerate().map(kind).collect() })
+        let columns: Vec<_> = header.iter().enumerate().map(kind).collect();
+        let is_chosen = |name: &str| !self.all_text && self.named.iter().all(|named| named.name != name);
+        let mut doubted: BTreeMap<&[String], Vec<&str>> = BTreeMap::new();
+        for ((name, kind), types) in columns.iter().zip(&sample.columns) {
+            if *kind == CellKind::Value(ColumnType::Text) && is_chosen(name) && types.is_doubtful() {
+                doubted.entry(&types.words).or_default().push(name);
+            }
+        }
+        let doubts = doubted.iter().map(|(words, names)| doubt(names, words)).collect();
+        let nulls = self.nulls.clone();
+        Ok(Columns { columns, nulls, doubts })
     }
 
     /// The type of a field of the primary key.
@@ -148,7 +167,10 @@ impl CellRules {
     fn check_header(&self, names: &[String]) -> Result<()> {
         for (i, name) in names.iter().enumerate() {
             if name.is_empty() {
-                return Err(invalid(format!("field {} of the header has no name", i + 1)));
+                return Err(invalid(format!(
+                    "field {} of the header has no name: give it one in the file; a program that numbers rows, such as pandas, leaves it empty",
+                    i + 1
+                )));
             }
             if names.iter().take(i).any(|other| other == name) {
                 return Err(invalid(format!("field {name:?} appears twice in the header")));
@@ -195,10 +217,15 @@ impl Columns {
             }
             json += &quoted(name)?;
             json.push(':');
-            json += &kind.value(name, cell)?;
+            json += &kind.value(name, cell, &self.nulls)?;
         }
         json.push('}');
         Ok(json)
+    }
+
+    /// What is probably not as the user wants it, for people.
+    pub(crate) fn doubts(&self) -> &[String] {
+        &self.doubts
     }
 
     /// The types, for people: `price decimal, note text`. `None` if there is none but the key.
@@ -206,6 +233,7 @@ impl Columns {
         let values = self.columns.iter().filter_map(|(name, kind)| match kind {
             CellKind::Key(_) | CellKind::MadeKey => None,
             CellKind::Value(of) => Some(format!("{name} {of}")),
+            CellKind::ExactFloat => Some(format!("{name} {}", ColumnType::Float)),
         });
         Some(values.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
     }
@@ -213,20 +241,29 @@ impl Columns {
 
 impl CellKind {
     /// A cell as JSON.
-    fn value(self, name: &str, cell: &str) -> Result<String> {
+    fn value(self, name: &str, cell: &str, nulls: &[String]) -> Result<String> {
         let of = match self {
+            CellKind::Value(_) | CellKind::ExactFloat if nulls.iter().any(|null| null == cell) => {
+                return Ok("null".to_owned());
+            }
             CellKind::Key(KeyType::Int) if Key::parse(cell, KeyType::Int).is_ok() => {
                 return Ok(cell.to_owned());
             }
             CellKind::Key(_) | CellKind::MadeKey | CellKind::Value(ColumnType::Text) => return quoted(cell),
             CellKind::Value(of) => of,
+            CellKind::ExactFloat => ColumnType::Float,
         };
         if is_null(cell) {
             return Ok("null".to_owned());
         }
+        if self == CellKind::ExactFloat && of.value(cell).is_some() && !keeps_digits(cell) {
+            return Err(invalid(format!(
+                "column {name:?} is {of}, and {cell:?} has more digits than it keeps; --types {name}=text loads all its cells as text, --types {name}=float rounds them"
+            )));
+        }
         of.value(cell).ok_or_else(|| {
             invalid(format!(
-                "column {name:?} is {of}, and {cell:?} is not; --types {name}=text loads all its cells as text"
+                "column {name:?} is {of}, and {cell:?} is not; --types {name}=text loads all its cells as text, --null '{cell}' makes such cells null"
             ))
         })
     }
@@ -261,49 +298,94 @@ pub(crate) struct TypeSample {
 impl TypeSample {
     /// A sample without rows, of a file with `count` columns.
     pub(crate) fn of_columns(count: usize) -> TypeSample {
-        TypeSample { columns: std::iter::repeat_with(FittingTypes::default).take(count).collect() }
+        let columns = std::iter::repeat_with(FittingTypes::default).take(count).collect();
+        TypeSample { columns }
     }
 
     /// Takes a row into account, unless it has another number of cells than the header: such a row is not loaded.
-    pub(crate) fn add(&mut self, row: &[String]) {
+    pub(crate) fn add(&mut self, row: &[String], nulls: &[String]) {
         if row.len() != self.columns.len() {
             return;
         }
-        self.columns.iter_mut().zip(row).for_each(|(column, cell)| column.add(cell));
+        for (column, cell) in self.columns.iter_mut().zip(row) {
+            if !nulls.contains(cell) {
+                column.add(cell);
+            }
+        }
     }
 }
 
 /// The types that fit all cells of a column so far, narrow ones first. JSON is chosen only by the user: text in braces is common.
 #[derive(Debug)]
-struct FittingTypes {
+pub(crate) struct FittingTypes {
     types: Vec<ColumnType>,
     is_empty: bool,
+    /// Whether a cell was a number.
+    has_number: bool,
+    /// The different cells that were none: one more than [`FEW_WORDS`] of them at most.
+    words: Vec<String>,
 }
+
+/// The most different texts, such as `NA` or `?`, in a column that is probably of numbers.
+const FEW_WORDS: usize = 2;
+/// The length of such a text, in bytes, at most.
+const WORD_BYTES: usize = 16;
 
 impl Default for FittingTypes {
     fn default() -> FittingTypes {
         let types = vec![ColumnType::Int, ColumnType::Decimal, ColumnType::Float, ColumnType::Bool];
-        FittingTypes { types, is_empty: true }
+        FittingTypes { types, is_empty: true, has_number: false, words: Vec::new() }
     }
 }
 
 impl FittingTypes {
-    fn add(&mut self, cell: &str) {
+    /// Takes a cell into account.
+    pub(crate) fn add(&mut self, cell: &str) {
         if is_null(cell) {
             return;
         }
         self.is_empty = false;
+        let is_number = ColumnType::Float.value(cell).is_some();
+        self.has_number |= is_number;
+        if !is_number && self.words.len() <= FEW_WORDS && !self.words.iter().any(|word| word == cell) {
+            self.words.push(cell.to_owned());
+        }
         self.types.retain(|of| match of {
-            ColumnType::Float if significant_digits(cell) > FLOAT_DIGITS => false,
+            ColumnType::Float if !keeps_digits(cell) => false,
             of => of.value(cell).is_some(),
         });
     }
 
+    /// Whether the column is text, and some of its cells may stand for a number that is not known.
+    fn is_doubtful(&self) -> bool {
+        let is_word =
+            |word: &String| word.len() <= WORD_BYTES && !word.contains(|c: char| c.is_ascii_digit());
+        let is_few = (1..=FEW_WORDS).contains(&self.words.len());
+        self.has_number && is_few && self.words.iter().all(is_word)
+    }
+
     /// The narrowest type that fits all cells; text if all are empty.
-    fn narrowest(&self) -> ColumnType {
+    pub(crate) fn narrowest(&self) -> ColumnType {
         let first = self.types.first().filter(|_| !self.is_empty);
         first.copied().unwrap_or(ColumnType::Text)
     }
+}
+
+/// What a user wants to know of columns that are text because of a few words.
+fn doubt(columns: &[&str], words: &[String]) -> String {
+    let list = |names: Vec<String>, last: &str| match names.split_last() {
+        Some((name, others)) if !others.is_empty() => format!("{} {last} {name}", others.join(", ")),
+        _ => names.join(""),
+    };
+    let quoted = |name: &str| format!("{name:?}");
+    let names = list(columns.iter().map(|name| quoted(name)).collect(), "and");
+    let cells = list(words.iter().map(|word| quoted(word)).collect(), "and");
+    let options = words.iter().map(|word| format!(" --null '{word}'")).collect::<String>();
+    let (s, are, they, have) =
+        if columns.len() == 1 { ("", "is", "it", "has") } else { ("s", "are", "they", "have") };
+    format!(
+        "column{s} {names} {are} text, because besides numbers {they} {have} cells with {cells};{options} makes them null"
+    )
 }
 
 /// The number of digits between the first and the last that is not zero.
@@ -312,6 +394,21 @@ fn significant_digits(number: &str) -> usize {
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     let fraction = if mantissa.contains('.') { digits.trim_end_matches('0') } else { &digits };
     fraction.trim_start_matches('0').len()
+}
+
+/// Whether the 64-bit floating-point number that is nearest to a number has the same digits, as far as they are written.
+fn keeps_digits(number: &str) -> bool {
+    let count = significant_digits(number);
+    if count <= EXACT_DIGITS {
+        return true;
+    }
+    let Some(nearest) = number.parse::<f64>().ok().filter(|_| count <= FLOAT_DIGITS) else { return false };
+    let digits = |text: &str| {
+        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+        let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        digits.trim_matches('0').to_owned()
+    };
+    digits(&format!("{nearest:.*e}", count - 1)) == digits(number)
 }
 
 fn is_null(cell: &str) -> bool {
@@ -373,140 +470,4 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn type_of(cells: &[&str]) -> ColumnType {
-        let mut types = FittingTypes::default();
-        cells.iter().for_each(|cell| types.add(cell));
-        types.narrowest()
-    }
-
-    #[test]
-    fn a_column_gets_the_narrowest_type_that_fits_all_its_cells() {
-        for (cells, expected) in [
-            (&["9.99", "10.00", "12.50", "7"][..], ColumnType::Decimal),
-            (&["1", "-7", "18446744073709551615", ""], ColumnType::Int),
-            (&["1", "1e3"], ColumnType::Float),
-            (&["0.1", "0.12345678901234567"], ColumnType::Float),
-            (&["true", "FALSE", "null"], ColumnType::Bool),
-            (&["1", "true"], ColumnType::Text),
-            // Codes, telephone numbers and numbers that no number could hold stay as they are.
-            (&["007", "7"], ColumnType::Text),
-            (&["01.5"], ColumnType::Text),
-            (&["+1"], ColumnType::Text),
-            (&[".097", "-.5", "1"], ColumnType::Decimal),
-            (&[".5e3", "1e3"], ColumnType::Float),
-            (&["1.", ".5"], ColumnType::Text),
-            (&[".", "..5"], ColumnType::Text),
-            (&["NaN", "1"], ColumnType::Text),
-            (&["1e400"], ColumnType::Text),
-            (&["18446744073709551616", "1"], ColumnType::Text),
-            (&["{}"], ColumnType::Text),
-            (&[" 1"], ColumnType::Text),
-            (&["", ""], ColumnType::Text),
-            (&[], ColumnType::Text),
-        ] {
-            assert_eq!(type_of(cells), expected, "{cells:?}");
-        }
-    }
-
-    #[test]
-    fn cells_keep_their_value_in_every_type() {
-        for (of, cell, json) in [
-            (ColumnType::Int, "42", Some("42")),
-            (ColumnType::Int, "4.0", None),
-            (ColumnType::Int, "007", None),
-            (ColumnType::Int, "18446744073709551616", None),
-            (ColumnType::Decimal, "10.00", Some("10.00")),
-            (ColumnType::Decimal, "-3", Some("-3.0")),
-            (ColumnType::Decimal, ".50", Some("0.50")),
-            (ColumnType::Decimal, "-.5", Some("-0.5")),
-            (ColumnType::Decimal, ".", None),
-            (ColumnType::Decimal, "1.5.2", None),
-            (ColumnType::Decimal, "1234567890.123456", None),
-            (ColumnType::Decimal, "-", None),
-            (ColumnType::Float, "1e3", Some("1000.0")),
-            (ColumnType::Float, "0.30000000000000004", Some("0.30000000000000004")),
-            (ColumnType::Float, "x", None),
-            (ColumnType::Bool, "True", Some("true")),
-            (ColumnType::Bool, "yes", None),
-            (ColumnType::Json, "[1,\"a\"]", Some("[1,\"a\"]")),
-            (ColumnType::Json, "[1", None),
-        ] {
-            assert_eq!(of.value(cell).as_deref(), json, "{cell:?} as {of}");
-        }
-    }
-
-    #[test]
-    fn a_header_that_cannot_be_loaded_is_refused() {
-        let named = vec!["zip=text".parse().unwrap(), "n=int".parse().unwrap()];
-        let keys = vec![KeyField { name: "id".into(), of: KeyType::Int }];
-        let rules = CellRules { all_text: false, named, delimiter: b',', keys, makes_keys: false };
-        let columns = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            rules.columns(&names, &TypeSample::default())
-        };
-        for (header, expected) in [
-            (&["name", "n", "zip"][..], "the header has no field \"id\""),
-            (&["id;n"], "the cells seem to be separated by ';'"),
-            (&["id", "id"], "field \"id\" appears twice in the header"),
-            (&["id", ""], "field 2 of the header has no name"),
-            (&["id", "n", "zipp"], "no field \"zip\", which --types names; did you mean \"zipp\"?"),
-        ] {
-            let error = columns(header).unwrap_err();
-            assert!(error.message().contains(expected), "{header:?}: {error}");
-        }
-        let columns = columns(&["id", "n", "zip", "x"]).unwrap();
-        assert_eq!(columns.description().unwrap(), "n int, zip text, x text");
-        let document = |cells: [&str; 4]| columns.document(&cells.map(str::to_owned));
-        assert_eq!(document(["7", "", "", "y"]).unwrap(), r#"{"id":7,"n":null,"zip":"","x":"y"}"#);
-        assert_eq!(document(["07", "1", "012", ""]).unwrap(), r#"{"id":"07","n":1,"zip":"012","x":""}"#);
-        let error = document(["7", "1.5", "", ""]).unwrap_err();
-        assert!(
-            error.message().contains("column \"n\" is int, and \"1.5\" is not; --types n=text"),
-            "{error}"
-        );
-        let error = columns.document(&["7".to_owned()]).unwrap_err();
-        assert!(error.message().contains("the record has 1 cells, but the header has 4"), "{error}");
-    }
-
-    #[test]
-    fn a_file_may_lack_a_key_that_the_writer_makes() {
-        let rules = |of: &[(&str, KeyType)], makes_keys| CellRules {
-            all_text: false,
-            named: Vec::new(),
-            delimiter: b',',
-            keys: of.iter().map(|(name, of)| KeyField { name: (*name).into(), of: *of }).collect(),
-            makes_keys,
-        };
-        let columns = |rules: &CellRules, names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            rules.columns(&names, &TypeSample::default())
-        };
-        let made = rules(&[("id", KeyType::String)], true);
-        let row = |columns: &Columns, cells: [&str; 2]| columns.document(&cells.map(str::to_owned)).unwrap();
-        assert_eq!(row(&columns(&made, &["a", "b"]).unwrap(), ["x", ""]), r#"{"a":"x","b":""}"#);
-        let with_key = columns(&made, &["id", "a"]).unwrap();
-        assert_eq!(row(&with_key, ["7", "x"]), r#"{"id":"7","a":"x"}"#);
-        assert_eq!(row(&with_key, ["", "x"]), r#"{"a":"x"}"#);
-        assert_eq!(with_key.description().unwrap(), "a text");
-        let error = columns(&rules(&[("id", KeyType::String)], false), &["a", "b"]).unwrap_err();
-        assert!(error.message().contains("--create --pk FIELD --auto"), "{error}");
-        let pair = rules(&[("day", KeyType::String), ("n", KeyType::Int)], false);
-        let error = columns(&pair, &["day", "x"]).unwrap_err();
-        assert!(
-            error.message().contains("no field \"n\", which is a part of the table's primary key"),
-            "{error}"
-        );
-        assert_eq!(row(&columns(&pair, &["n", "day"]).unwrap(), ["7", "8"]), r#"{"n":7,"day":"8"}"#);
-    }
-
-    #[test]
-    fn named_columns_are_parsed() {
-        let named: NamedColumn = "a=b=decimal".parse().unwrap();
-        assert_eq!(named, NamedColumn { name: "a=b".into(), of: ColumnType::Decimal });
-        assert!("price".parse::<NamedColumn>().unwrap_err().contains("COLUMN=TYPE"));
-        assert!("price=money".parse::<NamedColumn>().unwrap_err().contains("use one of int, decimal"));
-    }
-}
+mod tests;

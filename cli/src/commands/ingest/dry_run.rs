@@ -1,11 +1,12 @@
-//! `ingest --dry-run`: reads the whole file as a load would, and tells what it would find.
+//! `ingest --dry-run`: reads the whole file as a load would, and tells what it would find, in the file alone: whether two rows have one
+//! key, or the table has a row already, only a load finds out.
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, Reason};
 use serde::Serialize;
-use tokio::sync::mpsc;
 
-use super::notes::{Notes, show_types};
-use super::rows::InputPiece;
+use super::key_fields::TableKey;
+use super::notes::{Notes, show_note, show_types};
+use super::rows::{InputPiece, Pieces};
 use crate::exit::CliResult;
 use crate::render::Printer;
 use crate::shapes;
@@ -17,17 +18,27 @@ struct FoundRows {
 }
 
 /// Prints the types of the columns, the rows that cannot be loaded, and how many rows there are. Fails if one cannot be loaded.
-pub(crate) async fn run(mut pieces: mpsc::Receiver<Result<InputPiece>>, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(mut pieces: Pieces, table: &TableKey, out: &mut Printer) -> CliResult {
     let (mut found, mut notes) = (FoundRows::default(), Notes::default());
-    while let Some(piece) = pieces.recv().await {
+    while let Some(piece) = pieces.next().await {
         match piece? {
             InputPiece::Header(_, columns) => show_types(&columns),
-            InputPiece::Batch(batch) => found.rows += batch.rows.len() as u64,
+            InputPiece::Batch(batch) => {
+                for row in &batch.rows {
+                    match table.check_key(&row.document) {
+                        Ok(()) => found.rows += 1,
+                        Err(error) => {
+                            found.bad += 1;
+                            notes.show(&format!("line {}: {}", row.line, error.message()));
+                        }
+                    }
+                }
+            }
             InputPiece::Bad(line, _, error) => {
                 found.bad += 1;
                 notes.show(&format!("line {line}: {}", error.message()));
             }
-            InputPiece::End(_) => {}
+            InputPiece::End(_, note) => show_note(note),
         }
     }
     notes.finish("rows cannot be loaded", "fix them, or set them aside with --skip-bad");
@@ -37,5 +48,5 @@ pub(crate) async fn run(mut pieces: mpsc::Receiver<Result<InputPiece>>, out: &mu
         return Ok(());
     }
     let message = format!("{bad} of {} rows cannot be loaded; nothing was loaded", rows + bad);
-    Err(Error::new(Reason::DocumentInvalid, message).into())
+    out.finish_with(Error::new(Reason::DocumentInvalid, message))
 }

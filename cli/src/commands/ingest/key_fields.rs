@@ -2,7 +2,11 @@
 
 use std::str::FromStr;
 
+use bytes::Bytes;
+use driftdb_common::error::Result;
+use driftdb_common::format::document::Document;
 use driftdb_common::format::key::KeyType;
+use driftdb_common::format::path::Path;
 
 /// A field of the primary key of a new table, as the user has named it: `FIELD`, `FIELD INT` or `FIELD STRING`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,31 @@ pub(crate) struct KeyField {
     pub(crate) name: String,
     /// The type of its values.
     pub(crate) of: KeyType,
+}
+
+/// The properties of the table that a load needs.
+pub(crate) struct TableKey {
+    pub(crate) fields: Vec<KeyField>,
+    /// Whether the writer makes keys.
+    pub(crate) is_auto: bool,
+    /// Whether it makes those of this load: it does so for inserts only.
+    pub(crate) makes_keys: bool,
+    /// The table's last CREATE; `None` if it does not exist yet.
+    pub(crate) created_seq: Option<u64>,
+}
+
+impl TableKey {
+    /// Fails if a document of the file has no key that the table can have.
+    pub(crate) fn check_key(&self, document: &Bytes) -> Result<()> {
+        let document = Document::trusted(document.clone());
+        for field in &self.fields {
+            let is_missing = document.get(&Path::field(&field.name))?.is_none();
+            if !(is_missing && self.makes_keys) {
+                document.key(&field.name, field.of)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use tonic::Streaming;
 use v1::operation::Action;
 
 use super::meter::Meter;
-use super::notes::{Notes, show_types};
-use super::rows::{InputBatch, InputPiece, InputRow};
+use super::notes::{Notes, show_note, show_types};
+use super::rows::{InputBatch, InputPiece, InputRow, Pieces};
 use super::skipped::SkippedLines;
 use super::tally::Tally;
 use crate::database::DatabaseHandle;
@@ -52,7 +52,7 @@ pub(crate) struct LoadPlan {
 pub(crate) struct Load<'a> {
     plan: LoadPlan,
     database: &'a mut DatabaseHandle,
-    pieces: mpsc::Receiver<Result<InputPiece>>,
+    pieces: Pieces,
     skipped: Option<SkippedLines>,
     meter: Meter,
     tally: Tally,
@@ -94,7 +94,7 @@ impl<'a> Load<'a> {
     pub(crate) fn new(
         plan: LoadPlan,
         database: &'a mut DatabaseHandle,
-        pieces: mpsc::Receiver<Result<InputPiece>>,
+        pieces: Pieces,
         skipped: Option<SkippedLines>,
         meter: Meter,
     ) -> Load<'a> {
@@ -236,7 +236,7 @@ impl<'a> Load<'a> {
                     Some(answer) => self.handle_acknowledgement(answer),
                     None => return Err(Error::new(Reason::Unreachable, "the writer ended the stream")),
                 },
-                piece = self.pieces.recv(), if room => {
+                piece = self.pieces.next(), if room => {
                     if let Some(batch) = self.accept(piece) {
                         let request = self.request(&batch);
                         self.pending.push_back(batch);
@@ -259,7 +259,10 @@ impl<'a> Load<'a> {
                 let written = self.skipped.as_mut().map_or(Ok(()), |skipped| skipped.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }
-            Some(Ok(InputPiece::End(records))) => self.records = Some(records),
+            Some(Ok(InputPiece::End(records, note))) => {
+                show_note(note);
+                self.records = Some(records);
+            }
             Some(Ok(InputPiece::Bad(line, raw, error))) => {
                 self.tally.read += 1;
                 // If a later batch is on disk, an earlier run has set this line aside.

@@ -11,6 +11,16 @@ pub(crate) fn show_types(columns: &Columns) {
     if let Some(types) = columns.description() {
         render::note(&format!("note: column types: {types}; --types COLUMN=TYPE changes one"));
     }
+    for doubt in columns.doubts() {
+        render::note(&format!("note: {doubt}"));
+    }
+}
+
+/// Prints a note about the whole file, if there is one.
+pub(crate) fn show_note(note: Option<String>) {
+    if let Some(note) = note {
+        render::note(&format!("note: {note}"));
+    }
 }
 
 /// Notes of one kind.

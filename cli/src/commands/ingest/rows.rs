@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::column_types::{CellRules, Columns, TypeSample};
 use super::csv_parser::CsvParser;
+use super::json_advice;
 use super::json_array::JsonArray;
 use crate::input;
 
@@ -62,8 +63,38 @@ pub(crate) enum InputPiece {
     Batch(InputBatch),
     /// The line number, text and error of a line that is not a row.
     Bad(u64, Bytes, Error),
-    /// The end of the file, with the number of records in it, whether they are rows or not.
-    End(u64),
+    /// The end of the file, with the number of records in it, whether they are rows or not, and what may be wrong with them.
+    End(u64, Option<String>),
+}
+
+/// The pieces of a file. The first can be looked at before anything is done.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    first: Option<Result<InputPiece>>,
+    rest: mpsc::Receiver<Result<InputPiece>>,
+}
+
+impl Pieces {
+    /// The pieces that a reading thread sends.
+    pub(crate) fn new(rest: mpsc::Receiver<Result<InputPiece>>) -> Pieces {
+        Pieces { first: None, rest }
+    }
+
+    /// The next piece, which stays the next; `None` at the end.
+    pub(crate) async fn peek(&mut self) -> Option<&Result<InputPiece>> {
+        if self.first.is_none() {
+            self.first = self.rest.recv().await;
+        }
+        self.first.as_ref()
+    }
+
+    /// The next piece; `None` at the end. If it is cancelled, no piece is lost.
+    pub(crate) async fn next(&mut self) -> Option<Result<InputPiece>> {
+        match self.first.take() {
+            Some(piece) => Some(piece),
+            None => self.rest.recv().await,
+        }
+    }
 }
 
 /// How a file is read.
@@ -89,7 +120,7 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
             let (mut start, limit) = (Vec::new(), sample_bytes(&rules, is_pipe));
             let read = source.by_ref().take(limit).read_to_end(&mut start);
             let is_whole = (read.map_err(|e| Error::io("cannot read", &e))? as u64) < limit;
-            let sample = rules.csv.as_ref().map(|cells| sampled(&start, is_whole, cells.delimiter));
+            let sample = rules.csv.as_ref().map(|cells| sampled(&start, is_whole, cells));
             let sample = sample.unwrap_or_default();
             Cutter::new(io::Cursor::new(start).chain(source), skipped, rules, sample)
         });
@@ -103,7 +134,7 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
         loop {
             let (piece, last) = match cutter.next() {
                 Ok(Some(piece)) => (Ok(piece), false),
-                Ok(None) => (Ok(InputPiece::End(cutter.records)), true),
+                Ok(None) => (Ok(cutter.end()), true),
                 Err(error) => (Err(error.context(format_args!("{name}, line {}", cutter.line))), true),
             };
             if !send(piece) || last {
@@ -126,8 +157,8 @@ fn sample_bytes(rules: &ReadRules, is_pipe: bool) -> u64 {
 
 /// What the types of the columns can be, by the whole records at the start of a file. What cannot be parsed is reported when it is
 /// loaded.
-fn sampled(text: &[u8], is_whole: bool, delimiter: u8) -> TypeSample {
-    let (mut sheet, mut sample) = (CsvParser::new(delimiter), None);
+fn sampled(text: &[u8], is_whole: bool, rules: &CellRules) -> TypeSample {
+    let (mut sheet, mut sample) = (CsvParser::new(rules.delimiter), None);
     // The last line of a file may have no end. The last line of a part of one may be half a line.
     let end = is_whole.then_some(b"\n".as_slice());
     for line in text.split_inclusive(|byte| *byte == b'\n').chain(end) {
@@ -135,7 +166,7 @@ fn sampled(text: &[u8], is_whole: bool, delimiter: u8) -> TypeSample {
             Ok(false) => {}
             Ok(true) => match (sheet.record(), &mut sample) {
                 (Ok(header), None) => sample = Some(TypeSample::of_columns(header.len())),
-                (Ok(row), Some(sample)) => sample.add(&row),
+                (Ok(row), Some(sample)) => sample.add(&row, &rules.nulls),
                 (Err(_), _) => {}
             },
             Err(_) => break,
@@ -166,6 +197,8 @@ struct Cutter<R> {
     begun: u64,
     /// The bytes before the first record, which `offset` does not count.
     skipped: u64,
+    /// The text of the only record so far.
+    only: Option<String>,
     /// The piece after the last batch: what ended it.
     waiting: Option<Result<InputPiece>>,
 }
@@ -198,8 +231,15 @@ impl<R: Read> Cutter<R> {
             offset: 0,
             begun: 0,
             skipped,
+            only: None,
             waiting: None,
         })
+    }
+
+    /// The piece after the last record.
+    fn end(&mut self) -> InputPiece {
+        let note = self.only.take().as_deref().and_then(json_advice::note_of_only_row);
+        InputPiece::End(self.records, note)
     }
 
     /// The next piece; `None` at the end of the file. After a read error the rest of the file cannot be parsed.
@@ -268,8 +308,7 @@ impl<R: Read> Cutter<R> {
                     .map_err(|_| input::not_utf8(&raw, begins)),
             };
             self.records += 1;
-            let document = text.and_then(|text| Document::from_json(&text));
-            let document = document.map_err(|error| self.explained(error));
+            let document = text.and_then(|text| self.document(text));
             return Ok(Some(match document {
                 Ok(document) => {
                     let raw = if self.rules.keep_raw { raw.into() } else { Bytes::new() };
@@ -280,14 +319,16 @@ impl<R: Read> Cutter<R> {
         }
     }
 
-    /// An object over several lines is not one row per line. Its first line alone says nothing of that.
-    fn explained(&self, error: Error) -> Error {
-        let is_part = self.records == 1 && self.sheet.is_none() && self.array.is_none();
-        if !is_part || !error.message().contains("EOF while parsing") {
-            return error;
+    /// The document of a record, which is `self.records`.
+    fn document(&mut self, text: String) -> Result<Document> {
+        let found = Document::from_json(&text);
+        if self.sheet.is_some() {
+            return found;
         }
-        let advice = "the file looks like one JSON object over several lines, and not like one object per line or an array of them; take its rows out, for example with `jq -c '.features[]' FILE`";
-        Error::new(error.reason(), format!("{}: {advice}", error.message()))
+        let is_first = self.records == 1 && self.array.is_none();
+        let found = found.map_err(|error| json_advice::explained(error, &text, is_first));
+        self.only = Some(text).filter(|_| is_first && found.is_ok());
+        found
     }
 
     /// The bytes of the next record with their line endings. A record can have several lines.

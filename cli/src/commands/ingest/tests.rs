@@ -9,6 +9,7 @@ use driftdb::stub::{StubStream, WriterStub};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::json;
+use driftdb_common::format::key::KeyType;
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::fs;
 use tokio_stream::StreamExt;
@@ -16,6 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use v1::operation::Action;
 
+use super::key_fields::KeyField;
+use super::rows::{InputPiece, Pieces, ReadRules};
 use crate::testing::{driftctl, serve_writer};
 
 /// The state of the stub writer.
@@ -142,6 +145,35 @@ impl WriterStub for IngestStub {
         let tables = vec![table("orders", v1::KeyType::String), table("numbers", v1::KeyType::Int)];
         Ok(v1::WriterServiceStatusResponse { tables, ..Default::default() })
     }
+}
+
+/// The documents that a load makes of CSV with the options of a command line, for a table with the key `id`.
+pub(crate) fn documents_of(csv: &[u8], options: &[String]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.csv");
+    fs::create_output(&path).unwrap().write_all(csv).unwrap();
+    let line = ["driftctl", "ingest", "t", "--file", path.to_str().unwrap()].map(str::to_owned);
+    let matches = crate::args::command().try_get_matches_from(line.iter().chain(options)).unwrap();
+    let crate::args::Command::Ingest(args) = crate::args::from_matches(&matches).unwrap().command else {
+        panic!("no ingest")
+    };
+    let id = KeyField { name: "id".into(), of: KeyType::String };
+    let key = super::TableKey { fields: vec![id], is_auto: false, makes_keys: false, created_seq: Some(1) };
+    let rules = ReadRules { csv: Some(super::cells(&args, &key)), batch: 100, keep_raw: false };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (mut pieces, mut found) = (Pieces::new(super::rows::open(&path, rules).unwrap()), Vec::new());
+        while let Some(piece) = pieces.next().await {
+            match piece.unwrap() {
+                InputPiece::Batch(batch) => {
+                    found.extend(batch.rows.iter().map(|row| json::from_msgpack(&row.document).unwrap()));
+                }
+                InputPiece::Bad(line, _, error) => panic!("line {line}: {error}"),
+                InputPiece::Header(..) | InputPiece::End(..) => {}
+            }
+        }
+        found
+    })
 }
 
 fn file(dir: &Path, name: &str, text: &str) -> String {
@@ -347,6 +379,10 @@ async fn files_of_every_format_are_loaded() {
     let (_, writer) = IngestStub::serve(&[]).await;
     let (code, text) = ingest(&writer, &["--file", &path, "--dry-run"]).await.unwrap_err();
     assert!(code == 1 && text.contains("1 of 2 rows cannot be loaded"), "{text}");
+    // Rows without a key that the table can have are bad, too.
+    let path = file(dir.path(), "keys.jsonl", "{\"id\":\"a\"}\n{\"n\":1}\n{\"id\":7}\n");
+    let (code, text) = ingest(&writer, &["--file", &path, "--dry-run"]).await.unwrap_err();
+    assert!(code == 1 && text.contains("2 of 3 rows cannot be loaded"), "{text}");
     let path = file(dir.path(), "semi.csv.gz", "");
     fs::create_output(Path::new(&path)).unwrap().write_all(&gzip(semicolons)).unwrap();
     let (code, text) = ingest(&writer, &["--file", &path]).await.unwrap_err();
@@ -451,4 +487,34 @@ async fn a_missing_table_is_reported_before_the_file_is_read() {
     let (outcome, _) = driftctl(&["--writer", &writer, "ingest", "-t", "ordes", "--file", &path]).await;
     let failure = outcome.unwrap_err();
     assert!(failure.code() == 4 && failure.text().contains("did you mean \"orders\"?"), "{}", failure.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_loaded_creates_no_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let load = async |name: &str, text: &str, more: &[&str]| {
+        let path = file(dir.path(), name, text);
+        let args = [&["-d", data.to_str().unwrap(), "ingest", "t", "--file", &path], more].concat();
+        driftctl(&args).await.0.map_err(|failure| failure.text())
+    };
+    let create = ["--create", "--pk", "id"];
+    for (name, text) in [
+        ("no-key.csv", "a,b\n1,2\n"),
+        ("twice.csv", "id,id\n1,2\n"),
+        ("types.csv", "id,a\n1,2\n"),
+        ("utf16.csv", "\u{0}i\u{0}d"),
+        ("first.jsonl", "no row\n{\"id\":\"a\"}\n"),
+        ("no-key.jsonl", "{\"a\":1}\n{\"id\":\"a\"}\n"),
+    ] {
+        let more = if name == "types.csv" { &["--types", "b=int"][..] } else { &[] };
+        let error = load(name, text, &[&create, more].concat()).await.unwrap_err();
+        assert!(!error.contains("Internal"), "{name}: {error}");
+        let (outcome, tables) = driftctl(&["-d", data.to_str().unwrap(), "sql", "SHOW TABLES"]).await;
+        // The directory has no database, or one without tables.
+        assert!(tables.is_empty(), "{name}: {outcome:?} {tables}");
+    }
+    load("good.csv", "id,a\n1,2\n", &create).await.unwrap();
+    let (_, rows) = driftctl(&["-d", data.to_str().unwrap(), "select", "t"]).await;
+    assert_eq!(rows, "{\"id\":\"1\",\"a\":2}\n");
 }

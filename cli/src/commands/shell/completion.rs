@@ -182,17 +182,23 @@ fn expected(before: &str, pending: &str) -> Expected {
     let words = words(&earlier);
     let upper: Vec<String> = words.iter().map(|word| word.to_uppercase()).collect();
     let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
-    let reads_drift = upper.starts_with(&["SHOW", "DRIFT"]) || upper.first() == Some(&"DIFF");
+    // Only a SELECT and a SOFT DELETE have the table after FROM.
+    let has_moments = matches!(upper.as_slice(), ["SHOW", "DRIFT" | "DIFF", ..] | ["DIFF", ..])
+        || upper.iter().any(|word| matches!(*word, "FIND" | "EVERY"))
+        || upper.starts_with(&["EXPLAIN", "SHOW"]);
     match upper.as_slice() {
         // An open quote is read as one word that begins with it.
+        [.., "RENAME", "TO"] | [.., "KEY" | "SINCE" | "EVERY" | "LIMIT" | "OFFSET"] => Expected::Nothing,
+        ["SHOW", "DRIFT", .., "BY"] => Expected::Nothing,
         [.., "AS", "OF"] | [.., "TO" | "BEFORE"] => Expected::Moment,
-        [.., "FROM"] if reads_drift => Expected::Moment,
+        ["FIND" | "EXPLAIN", .., "FIRST" | "LAST", "IN"] | [.., "CHANGE", "IN"] => Expected::Table,
+        [.., "FROM"] if has_moments => Expected::Moment,
         [
             ..,
             "FROM" | "INTO" | "TABLE" | "PATCH" | "DESCRIBE" | "DRIFT" | "REVERT" | "COMPACT" | "SNAPSHOT"
-            | "DIFF",
+            | "DIFF" | "ON" | "VERIFY",
         ] => Expected::Table,
-        [.., "WHERE" | "AND" | "OR" | "NOT" | "BY" | "(" | ","] | ["SELECT"] => {
+        [.., "WHERE" | "HAVING" | "AND" | "OR" | "NOT" | "BY" | "(" | ","] | ["SELECT"] => {
             table_of(&words, &upper).map_or(Expected::Any, Expected::Column)
         }
         _ => Expected::Any,
@@ -201,7 +207,12 @@ fn expected(before: &str, pending: &str) -> Expected {
 
 /// The table of a statement.
 fn table_of(words: &[String], upper: &[&str]) -> Option<String> {
-    let at = upper.iter().rposition(|word| matches!(*word, "FROM" | "INTO" | "PATCH" | "DRIFT"))?;
+    let is_before_table = |at: &usize| match (upper.get(at.wrapping_sub(1)), upper.get(*at)) {
+        (Some(&("FIRST" | "LAST" | "CHANGE")), Some(&"IN")) => true,
+        (_, Some(word)) => matches!(*word, "FROM" | "INTO" | "PATCH" | "DRIFT" | "REVERT" | "ON"),
+        _ => false,
+    };
+    let at = (0..upper.len()).rev().find(is_before_table)?;
     words.get(at + 1).cloned()
 }
 
@@ -268,6 +279,23 @@ mod tests {
             ("AND a.", "SELECT * FROM t WHERE x = 1", Expected::Column("t".into())),
             ("PATCH t; SELECT * FROM u WHERE a = 1 OR ", "", Expected::Column("u".into())),
             ("SELECT * FROM t ", "", Expected::Any),
+            ("FIND FIRST IN ", "", Expected::Table),
+            ("EXPLAIN FIND LAST IN o", "", Expected::Table),
+            ("FIND FIRST IN t WHERE a = 1 AND ", "", Expected::Column("t".into())),
+            ("FIND FIRST IN t WHERE a = 1 FROM ", "", Expected::Moment),
+            ("SELECT COUNT(*) FROM t AS OF EVERY \"1 day\" FROM ", "", Expected::Moment),
+            ("SHOW DIFF t FROM ", "", Expected::Moment),
+            ("SHOW DRIFT t BY ", "", Expected::Nothing),
+            ("SELECT a FROM t GROUP BY ", "", Expected::Column("t".into())),
+            ("SELECT a FROM t GROUP BY a HAVING ", "", Expected::Column("t".into())),
+            ("REVERT t WHERE ", "", Expected::Column("t".into())),
+            ("PATCH t KEY ", "", Expected::Nothing),
+            ("ALTER TABLE t RENAME TO ", "", Expected::Nothing),
+            ("CREATE INDEX ON ", "", Expected::Table),
+            ("CREATE INDEX ON t (", "", Expected::Column("t".into())),
+            ("UPSERT INTO t {} IF NO CHANGE IN ", "", Expected::Table),
+            ("UPSERT INTO t {} IF NO CHANGE IN u WHERE ", "", Expected::Column("u".into())),
+            ("SELECT * FROM t WHERE a IN (", "", Expected::Column("t".into())),
         ] {
             assert_eq!(expected(before, pending), what, "{before}");
         }

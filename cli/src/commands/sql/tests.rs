@@ -334,3 +334,24 @@ async fn many_rows_are_changed_and_reverted_from_the_command_line() {
         (&"revert".into(), &"anna".into(), &"oops".into())
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_names_its_fields_is_refused_in_a_transaction_as_outside_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = r#"CREATE TABLE t (pk=id); CREATE TABLE p (pk=(a, b INT)); INSERT INTO t {"id":"x"}; INSERT INTO p {"a":"x","b":3}"#;
+    embedded(dir.path(), &["sql", "-e", tables]).await;
+    for change in
+        [r#"PATCH t KEY (id = "x", b = 3) SET {"n":1}"#, r#"PATCH p KEY (a = "x", c = 3) SET {"n":1}"#]
+    {
+        let alone = refused(dir.path(), &["sql", "-e", change]).await;
+        let transaction = format!(r#"BEGIN; UPSERT INTO t {{"id":"y"}}; {change}; COMMIT"#);
+        let within = refused(dir.path(), &["sql", "-e", &transaction]).await;
+        for (code, text) in [alone, within] {
+            assert!(code == 1 && text.contains("KEY_INVALID"), "{change}: {text}");
+        }
+    }
+    let right = r#"BEGIN; PATCH p KEY (b = 3, a = "x") SET {"n":1}; COMMIT"#;
+    embedded(dir.path(), &["sql", "-e", right]).await;
+    assert_eq!(embedded(dir.path(), &["select", "p"]).await, "{\"a\":\"x\",\"b\":3,\"n\":1}\n");
+    assert_eq!(embedded(dir.path(), &["sql", "-e", "SELECT COUNT(*) FROM t"]).await, "{\"count\":1}\n");
+}

@@ -3,7 +3,11 @@
 //! Missing fields and null do not count, as in SQL. SUM and AVG add numbers exactly ([`ExactSum`]) and leave other values out,
 //! which [`Accumulator::ignored`] counts so that the answer can say so. MIN and MAX follow the total order of values. Of
 //! equal values (`1` and `1.0`) they return the one whose encoding is the least, whatever the order of the rows.
+//!
+//! From counts and sums, rows can be taken out again, even before they are added: an accumulator then holds a difference, and its
+//! counts wrap until it is merged with the rest.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -91,24 +95,34 @@ impl Accumulator {
     /// # Errors
     /// `QUERY_MEMORY_EXCEEDED` or `OVERLOADED` if it needs more memory than there is; `CORRUPT` if the document is damaged.
     pub fn add(&mut self, row: RowRef<'_>, memory: &mut QueryMemory) -> Result<()> {
+        match self.aggregate.value_in(row)? {
+            Some(value) => self.add_value(&value, memory),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a row by the value that the aggregate has in it.
+    ///
+    /// # Errors
+    /// As [`Accumulator::add`].
+    pub fn add_value(&mut self, value: &[u8], memory: &mut QueryMemory) -> Result<()> {
         work::step(2)?;
-        let Some(value) = self.value_of(row)? else { return Ok(()) };
         let is_min = self.aggregate.function == AggregateFunction::Min;
         match &mut self.state {
-            AggregateState::Count(count) => *count += 1,
+            AggregateState::Count(count) => *count = count.wrapping_add(1),
             AggregateState::Sum { sum, count } => {
-                match msgpack::first(&value)? {
+                match msgpack::first(value)? {
                     MsgpackItem::Int(int) => sum.add_int(int),
                     MsgpackItem::Float(float) => sum.add_float(float),
                     _ => {
-                        self.ignored += 1;
+                        self.ignored = self.ignored.wrapping_add(1);
                         return Ok(());
                     }
                 }
-                *count += 1;
+                *count = count.wrapping_add(1);
             }
             AggregateState::Extreme(best) => {
-                let new = ordered(&value)?;
+                let new = ordered(value)?;
                 if new.is_better(best.as_ref(), is_min) {
                     memory.release(best.as_ref().map_or(0, OrderedValue::bytes));
                     memory.charge(new.bytes(), &self.aggregate)?;
@@ -116,11 +130,39 @@ impl Accumulator {
                 }
             }
             AggregateState::Distinct(values) => {
-                let key = ordered(&value)?.key;
+                let key = ordered(value)?.key;
                 if !values.contains(&key) {
                     memory.charge(key.len() + ENTRY_OVERHEAD, &self.aggregate)?;
                     values.insert(key);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a row out again, by the value that the aggregate has in it. MIN, MAX and COUNT(DISTINCT) cannot do that, see
+    /// [`Aggregate::is_reversible`].
+    ///
+    /// # Errors
+    /// `CORRUPT` if the value is damaged, or `INTERNAL` if the aggregate is not reversible.
+    pub fn remove_value(&mut self, value: &[u8]) -> Result<()> {
+        work::step(2)?;
+        match &mut self.state {
+            AggregateState::Count(count) => *count = count.wrapping_sub(1),
+            AggregateState::Sum { sum, count } => {
+                match msgpack::first(value)? {
+                    MsgpackItem::Int(int) => sum.remove_int(int),
+                    MsgpackItem::Float(float) => sum.remove_float(float),
+                    _ => {
+                        self.ignored = self.ignored.wrapping_sub(1);
+                        return Ok(());
+                    }
+                }
+                *count = count.wrapping_sub(1);
+            }
+            AggregateState::Extreme(_) | AggregateState::Distinct(_) => {
+                let message = format!("cannot take a row out of {}", self.aggregate);
+                return Err(Error::new(Reason::Internal, message));
             }
         }
         Ok(())
@@ -160,15 +202,28 @@ impl Accumulator {
         );
         Error::new(Reason::QueryInvalid, message)
     }
+}
 
+impl Aggregate {
     /// The encoded value to aggregate; `None` if the row does not count.
-    fn value_of<'r>(&self, row: RowRef<'r>) -> Result<Option<std::borrow::Cow<'r, [u8]>>> {
-        let Some(argument) = &self.aggregate.argument else {
-            return Ok(Some(std::borrow::Cow::Borrowed(&[])));
+    ///
+    /// # Errors
+    /// `CORRUPT` if the document is damaged.
+    pub fn value_in<'r>(&self, row: RowRef<'r>) -> Result<Option<Cow<'r, [u8]>>> {
+        let Some(argument) = &self.argument else {
+            return Ok(Some(Cow::Borrowed(&[])));
         };
         match argument.value_in(row)? {
             Some(value) if !is_null(&value)? => Ok(Some(value)),
             _ => Ok(None),
+        }
+    }
+
+    /// Whether the rows that an accumulator has taken can be taken out again.
+    pub fn is_reversible(&self) -> bool {
+        match self.function {
+            AggregateFunction::Count | AggregateFunction::Sum | AggregateFunction::Avg => true,
+            AggregateFunction::CountDistinct | AggregateFunction::Min | AggregateFunction::Max => false,
         }
     }
 }

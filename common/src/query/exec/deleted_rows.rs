@@ -6,7 +6,7 @@ use crate::query::ast::Condition;
 use crate::query::deleted_row;
 use crate::query::exec::history_route::HistoryRoute;
 use crate::table::row_histories::{HistoryRange, HistoryRows};
-use crate::table::row_spans::{self, RowSpan, SpanVisitor};
+use crate::table::row_spans::{self, RowSpan, SpanRow, SpanVisitor};
 use crate::table::view::{Row, View};
 
 /// Deleted rows that were read together.
@@ -64,10 +64,10 @@ impl SpanVisitor for DeletedRows {
             }
         }
         if let Some(deletion) = span.deletion
-            && let Some(row) = span.row()?
+            && let (key, Some(SpanRow { seq, time_ms, document })) = (span.key, span.row()?)
         {
-            let document = deleted_row::with_deletion(&row.document, deletion)?;
-            self.pending = Some(Row { document, ..row });
+            let document = deleted_row::with_deletion(document, deletion)?;
+            self.pending = Some(Row { key: key.clone(), seq, time_ms, document });
         }
         Ok(())
     }

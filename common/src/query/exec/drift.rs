@@ -11,17 +11,18 @@ use crate::format::key::Key;
 use crate::format::principal_text::actor_of;
 use crate::format::snapshot::VersionEntry;
 use crate::limits;
+use crate::planted::{PlantedBug, is_planted};
 use crate::query::ast::Condition;
 use crate::query::exec::candidate_limits::ROWS_PER_LOOKUP;
 use crate::query::exec::history_route::HistoryRoute;
-use crate::query::exec::passing_events::{DriftOrder, FoundEvent, PassingEvents, SortedEvents};
+use crate::query::exec::passing_events::{DriftOrder, FoundEvent, PassingEvents, SortedEvents, row_image};
+use crate::query::exec::read_ahead::read_ahead;
 use crate::query::predicate::RowRef;
 use crate::table::event_id::EventId;
 use crate::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
 use crate::table::row_events::{self, EventVisitor, RowVersion};
 use crate::table::row_histories::HistoryRows;
 use crate::table::timeline::Timeline;
-use crate::table::view::Row;
 
 /// Maximum number of events that are read together.
 const EVENTS_PER_BATCH: usize = 1024;
@@ -302,10 +303,9 @@ impl DriftExecution {
             return Ok(Vec::new());
         }
         let (mut events, mut bytes) = (Vec::new(), 0);
-        while events.len() < EVENTS_PER_BATCH
-            && bytes < limits::MESSAGE_BYTES
-            && let Some(found) = sorted.pop()
-        {
+        while events.len() < EVENTS_PER_BATCH && bytes < limits::MESSAGE_BYTES {
+            read_ahead(self.history.timeline(), sorted, self.images)?;
+            let Some(found) = sorted.pop() else { break };
             let event = match found {
                 FoundEvent::Whole(event) => *event,
                 FoundEvent::Id(key, id) => {
@@ -375,16 +375,12 @@ impl EventCollector<'_> {
         let after_matches = self.matches(key, after)?;
         let passes = after_matches
             || match self.before_matches {
+                _ if is_planted(PlantedBug::DriftAfterOnly) => false,
                 Some(matches) => matches,
                 None => self.matches(key, self.before.as_ref())?,
             };
         Ok((passes, after_matches))
     }
-}
-
-fn image(key: &Key, row: Option<&RowVersion>, is_wanted: bool) -> Option<Row> {
-    let RowVersion { seq, time_ms, document } = row.filter(|_| is_wanted)?;
-    Some(Row { key: key.clone(), seq: *seq, time_ms: *time_ms, document: document.clone()? })
 }
 
 impl EventVisitor for EventCollector<'_> {
@@ -401,8 +397,8 @@ impl EventVisitor for EventCollector<'_> {
             let (passes, after_matches) = self.compare(key, row.as_ref())?;
             matches = Some(after_matches);
             if passes && self.taken.is_none_or(|taken| id > taken) {
-                let before = image(key, self.before.as_ref(), self.images.before);
-                let after = image(key, row.as_ref(), self.images.after);
+                let before = row_image(key, self.before.as_ref(), self.images.before);
+                let after = row_image(key, row.as_ref(), self.images.after);
                 self.found.push(key, id, || DriftEvent::of_version((key, id), version, (before, after)))?;
                 self.taken = Some(id);
             }

@@ -16,11 +16,11 @@ const DIGITS: usize = 69;
 /// The number of additions after which the digits are carried, before one of them overflows: each adds less than 2^32 to a digit.
 const ADDITIONS_PER_CARRY: u32 = 1 << 29;
 
-/// An exact sum.
+/// An exact sum. Numbers can be taken out of it as well as added, in any order.
 #[derive(Debug, Clone, Default)]
 pub struct ExactSum {
     integers: i128,
-    /// How many floats are in the sum. If none, the sum is an integer.
+    /// How many floats are in the sum. If none, the sum is an integer. It wraps while more were taken out than added.
     floats: u64,
     /// `None` until the first float.
     fraction: Option<Box<FixedPoint>>,
@@ -32,10 +32,15 @@ impl ExactSum {
         self.integers = self.integers.saturating_add(int);
     }
 
+    /// Takes an integer out that was added, here or to a sum that is merged with this one.
+    pub fn remove_int(&mut self, int: i128) {
+        self.integers = self.integers.saturating_sub(int);
+    }
+
     /// Adds another sum.
     pub fn merge(&mut self, other: &ExactSum) {
         self.integers = self.integers.saturating_add(other.integers);
-        self.floats += other.floats;
+        self.floats = self.floats.wrapping_add(other.floats);
         if let Some(fraction) = &other.fraction {
             self.fraction.get_or_insert_default().merge(fraction);
         }
@@ -43,8 +48,14 @@ impl ExactSum {
 
     /// Adds a finite float.
     pub fn add_float(&mut self, float: f64) {
-        self.floats += 1;
+        self.floats = self.floats.wrapping_add(1);
         self.fraction.get_or_insert_default().add_float(float);
+    }
+
+    /// Takes a finite float out that was added, here or to a sum that is merged with this one.
+    pub fn remove_float(&mut self, float: f64) {
+        self.floats = self.floats.wrapping_sub(1);
+        self.fraction.get_or_insert_default().add_float(-float);
     }
 
     /// The sum: an integer if no float is in it, or else the float nearest to it. `None` if a document cannot contain it,
@@ -235,6 +246,26 @@ mod tests {
             ints.iter().for_each(|int| other.add_int((*int).into()));
             floats.iter().for_each(|float| other.add_float(*float));
             prop_assert_eq!(sum.value(), other.value());
+        }
+
+        #[test]
+        fn what_is_taken_out_again_leaves_no_trace(
+            kept in prop::collection::vec(any_float(), 0..6),
+            others in prop::collection::vec(any_float(), 0..6),
+            ints in prop::collection::vec(any::<i64>(), 0..5),
+        ) {
+            let mut sum = ExactSum::default();
+            // It can be taken out before it is added.
+            others.iter().for_each(|float| sum.remove_float(*float));
+            ints.iter().for_each(|int| sum.remove_int((*int).into()));
+            kept.iter().for_each(|float| sum.add_float(*float));
+            let mut added = ExactSum::default();
+            others.iter().for_each(|float| added.add_float(*float));
+            ints.iter().for_each(|int| added.add_int((*int).into()));
+            sum.merge(&added);
+            let mut plain = ExactSum::default();
+            kept.iter().for_each(|float| plain.add_float(*float));
+            prop_assert_eq!(sum.value(), plain.value());
         }
     }
 

@@ -14,7 +14,7 @@ use crate::query::plan::AccessPath;
 use crate::query::predicate::RowRef;
 use crate::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
 use crate::table::row_histories::{HistoryRange, HistoryRows};
-use crate::table::row_spans::{self, RowSpan, SpanVisitor};
+use crate::table::row_spans::{self, RowSpan, SpanRow, SpanVisitor};
 use crate::table::timeline::Timeline;
 use crate::table::view::Row;
 
@@ -185,9 +185,10 @@ impl SpanVisitor for Search<'_> {
         if span.first == span.until {
             return Ok(());
         }
+        let key = span.key;
         let matches = match span.row()? {
-            Some(Row { key, seq, time_ms, document }) => {
-                self.condition.matches(RowRef { key: &key, seq, time_ms, document: &document })?
+            Some(SpanRow { seq, time_ms, document }) => {
+                self.condition.matches(RowRef { key, seq, time_ms, document })?
             }
             None => false,
         };

@@ -127,11 +127,7 @@ impl GroupPlan {
     }
 
     fn bytes_of_group(&self) -> usize {
-        let of = |aggregate: &Arc<Aggregate>| match aggregate.function {
-            AggregateFunction::Sum | AggregateFunction::Avg => Accumulator::BYTES + SUM_BYTES,
-            _ => Accumulator::BYTES,
-        };
-        GROUP_OVERHEAD + self.aggregates.iter().map(of).sum::<usize>()
+        GROUP_OVERHEAD + bytes_of(&self.aggregates)
     }
 
     /// The value at a place of a group, encoded; `None` if the rows of the group do not have the field.
@@ -169,6 +165,15 @@ impl GroupPlan {
     pub fn ignored<'g>(&self, group: &'g RowGroup) -> impl Iterator<Item = u64> + use<'g> {
         group.accumulators.iter().map(Accumulator::ignored)
     }
+}
+
+/// The bytes of accumulators without rows.
+fn bytes_of<'a>(aggregates: impl IntoIterator<Item = &'a Arc<Aggregate>>) -> usize {
+    let of = |aggregate: &Arc<Aggregate>| match aggregate.function {
+        AggregateFunction::Sum | AggregateFunction::Avg => Accumulator::BYTES + SUM_BYTES,
+        _ => Accumulator::BYTES,
+    };
+    aggregates.into_iter().map(of).sum()
 }
 
 /// HAVING as a condition on fields, and the columns that these stand for.

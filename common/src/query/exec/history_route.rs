@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::path::Path;
+use crate::planted::{PlantedBug, is_planted};
 use crate::query::ast::Condition;
-use crate::query::exec::candidate_limits::{CANDIDATES_AT_ONCE, FIRST_LOOK};
+use crate::query::exec::candidate_limits::{CANDIDATES_AT_ONCE, FIRST_LOOK, ROWS_PER_HISTORY_LOOKUP};
 use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
 use crate::table::candidate_keys::CandidateKeys;
 use crate::table::history_candidates;
@@ -17,9 +18,6 @@ use crate::table::index_search::FoundCandidates;
 use crate::table::row_histories::HistoryRows;
 use crate::table::schema::Schema;
 use crate::table::timeline::Timeline;
-
-/// The cost of one lookup of a row's history, as a number of rows whose history is read in order.
-const ROWS_PER_HISTORY_LOOKUP: u64 = 4;
 
 /// The rows whose history is read.
 #[derive(Debug, Clone)]
@@ -64,7 +62,8 @@ impl HistoryRoute {
         let rows = timeline.counts(commits.1)?.rows / ROWS_PER_HISTORY_LOOKUP;
         let most = usize::try_from(rows).unwrap_or(usize::MAX).clamp(FIRST_LOOK, CANDIDATES_AT_ONCE);
         let ranges: Vec<_> = probes.iter().map(Probe::index_ranges).collect();
-        let found = history_candidates::find(timeline, commits, &ranges, most)?;
+        let first = if is_planted(PlantedBug::LeftRowsMissed) { commits.1 } else { commits.0 };
+        let found = history_candidates::find(timeline, (first, commits.1), &ranges, most)?;
         Ok(match found {
             Some(FoundCandidates { keys, used }) => {
                 let probes = used.iter().filter_map(|at| probes.get(*at)).cloned().collect();

@@ -1,7 +1,7 @@
 //! Events that are found row by row, until they are returned in the order of commits, within the memory of one query.
 //!
-//! While they are few, the events are held whole. If they take too much, only their ids are held, and each event is read again when it is
-//! returned, as SHOW DRIFT without a condition reads it. If even the ids take too much, those that come last are dropped, and another pass
+//! While they are few, the events are held whole. If they take too much, only their ids are held, and the events are read again before
+//! they are returned, many at a time (`read_ahead`). If even the ids take too much, those that come last are dropped, and another pass
 //! over the rows finds them.
 
 use crate::error::Result;
@@ -10,12 +10,16 @@ use crate::limits;
 use crate::query::exec::query_memory::QueryMemory;
 use crate::table::event_id::EventId;
 use crate::table::history::DriftEvent;
+use crate::table::row_events::RowVersion;
+use crate::table::view::Row;
 use crate::work;
 
 /// The bytes of events that are held whole.
 const WHOLE_BYTES: usize = limits::QUERY_BYTES / 2;
 /// The bytes of ids and keys that are held.
 const ID_BYTES: usize = limits::QUERY_BYTES - (4 << 20);
+/// The most events that are read together once only their ids are held.
+const EVENTS_AHEAD: usize = 32 << 10;
 /// An estimate of the bytes that a list takes for an event besides what the event knows of.
 const EVENT_OVERHEAD: usize = 160;
 /// An estimate of the bytes that a key takes besides its text.
@@ -32,7 +36,7 @@ pub(super) enum DriftOrder {
 
 impl DriftOrder {
     /// An id that sorts as the event is returned, and the event's id again if it is called twice.
-    fn rank(self, id: EventId) -> EventId {
+    pub(super) fn rank(self, id: EventId) -> EventId {
         match self {
             DriftOrder::OldestFirst => id,
             DriftOrder::NewestFirst => EventId { seq: !id.seq, index: !id.index },
@@ -81,6 +85,8 @@ pub(super) struct PassingEvents {
     memory: QueryMemory,
     whole_bytes: usize,
     id_bytes: usize,
+    /// The bytes of an event, on average of those that were held whole.
+    bytes_each: usize,
 }
 
 /// An event in its turn.
@@ -91,6 +97,24 @@ pub(super) enum FoundEvent {
     Id(Key, EventId),
 }
 
+/// The events that are read together: those that are returned next.
+#[derive(Debug)]
+pub(super) struct EventWindow {
+    /// By row, and of a row the oldest first.
+    pub(super) events: Vec<(Key, EventId)>,
+    /// The ids of the oldest and the newest of them.
+    pub(super) range: (EventId, EventId),
+    /// The bytes of events that may be held.
+    pub(super) bytes: usize,
+}
+
+impl EventWindow {
+    /// The number of rows.
+    pub(super) fn rows(&self) -> u64 {
+        self.events.chunk_by(|(a, _), (b, _)| a == b).count() as u64
+    }
+}
+
 /// The events in order.
 #[derive(Debug)]
 pub(super) struct SortedEvents {
@@ -98,6 +122,11 @@ pub(super) struct SortedEvents {
     /// The last first.
     held: Held,
     cut: Option<EventId>,
+    /// Of events of which the ids are held, some of those that come next: the last first, with their ranks.
+    ahead: Vec<(EventId, DriftEvent)>,
+    /// The rank up to which events were read ahead, as far as there was room.
+    ahead_up_to: Option<EventId>,
+    bytes_each: usize,
     /// Held until the last event is returned.
     memory: QueryMemory,
 }
@@ -110,7 +139,8 @@ impl PassingEvents {
 
     fn within(order: DriftOrder, most: usize, (whole_bytes, id_bytes): (usize, usize)) -> PassingEvents {
         let (held, memory) = (Held::Whole(Vec::new()), QueryMemory::default());
-        PassingEvents { order, most, held, bound: None, is_cut: false, memory, whole_bytes, id_bytes }
+        let (bound, is_cut, bytes_each) = (None, false, 1);
+        PassingEvents { order, most, held, bound, is_cut, memory, whole_bytes, id_bytes, bytes_each }
     }
 
     /// Whether an event would be among those that are wanted.
@@ -126,7 +156,7 @@ impl PassingEvents {
         let rank = self.order.rank(id);
         if let Held::Whole(events) = &mut self.held {
             let event = event();
-            let bytes = event.size() + EVENT_OVERHEAD;
+            let bytes = event_bytes(&event);
             if self.memory.held() + bytes <= self.whole_bytes {
                 self.memory.charge(bytes, WHAT)?;
                 events.push((rank, event));
@@ -142,6 +172,7 @@ impl PassingEvents {
     fn keep_ids(&mut self) -> Result<()> {
         let ids = Held::Ids { keys: Vec::new(), places: Vec::new() };
         let Held::Whole(events) = std::mem::replace(&mut self.held, ids) else { return Ok(()) };
+        self.bytes_each = self.memory.held() / events.len().max(1);
         self.memory.release(self.memory.held());
         for (rank, event) in events {
             work::step(8)?;
@@ -184,7 +215,7 @@ impl PassingEvents {
         match &mut self.held {
             Held::Whole(events) => {
                 events.select_nth_unstable_by_key(last, |(rank, _)| *rank);
-                let dropped = events.drain(count..).map(|(_, event)| event.size() + EVENT_OVERHEAD);
+                let dropped = events.drain(count..).map(|(_, event)| event_bytes(&event));
                 let bytes: usize = dropped.sum();
                 self.memory.release(bytes);
                 self.bound = events.last().map(|(rank, _)| *rank);
@@ -219,13 +250,14 @@ impl PassingEvents {
     pub(super) fn into_sorted(mut self) -> Result<SortedEvents> {
         self.keep_first(self.most)?;
         work::step(u32::try_from(self.held.len().saturating_mul(4)).unwrap_or(u32::MAX))?;
-        let PassingEvents { order, mut held, bound, is_cut, memory, .. } = self;
+        let PassingEvents { order, mut held, bound, is_cut, bytes_each, memory, .. } = self;
         match &mut held {
             Held::Whole(events) => events.sort_unstable_by(|(a, _), (b, _)| b.cmp(a)),
             Held::Ids { places, .. } => places.sort_unstable_by(|a, b| b.cmp(a)),
         }
         let cut = bound.filter(|_| is_cut).map(|bound| order.rank(bound));
-        Ok(SortedEvents { order, held, cut, memory })
+        let (ahead, ahead_up_to) = (Vec::new(), None);
+        Ok(SortedEvents { order, held, cut, ahead, ahead_up_to, bytes_each, memory })
     }
 }
 
@@ -235,11 +267,15 @@ impl SortedEvents {
         match &mut self.held {
             Held::Whole(events) => {
                 let (_, event) = events.pop()?;
-                self.memory.release(event.size() + EVENT_OVERHEAD);
+                self.memory.release(event_bytes(&event));
                 Some(FoundEvent::Whole(Box::new(event)))
             }
             Held::Ids { keys, places } => {
                 let EventPlace { rank, row } = places.pop()?;
+                if let Some((_, event)) = self.ahead.pop_if(|(ahead, _)| *ahead == rank) {
+                    self.memory.release(event_bytes(&event));
+                    return Some(FoundEvent::Whole(Box::new(event)));
+                }
                 let key = keys.get(row as usize)?.clone();
                 Some(FoundEvent::Id(key, self.order.rank(rank)))
             }
@@ -251,10 +287,88 @@ impl SortedEvents {
         self.held.len() == 0
     }
 
+    /// The order in which they are returned.
+    pub(super) fn order(&self) -> DriftOrder {
+        self.order
+    }
+
+    /// What they hold.
+    pub(super) fn memory(&mut self) -> &mut QueryMemory {
+        &mut self.memory
+    }
+
+    /// The events that are returned next, if only their ids are held and nobody has tried to read them ahead.
+    ///
+    /// # Errors
+    /// `OVERLOADED` if other queries use all the memory.
+    pub(super) fn next_window(&mut self) -> Result<Option<EventWindow>> {
+        let Held::Ids { keys, places } = &self.held else { return Ok(None) };
+        let Some(next) = places.last() else { return Ok(None) };
+        if self.ahead_up_to.is_some_and(|up_to| next.rank <= up_to) {
+            return Ok(None);
+        }
+        // One half for the list, the other for the events.
+        let bytes = limits::QUERY_BYTES.saturating_sub(self.memory.held()) / 2;
+        let most = (bytes / self.bytes_each.max(1)).clamp(1, EVENTS_AHEAD);
+        let (mut events, mut list_bytes) = (Vec::new(), 0);
+        for EventPlace { rank, row } in places.iter().rev().take(most) {
+            work::step(8)?;
+            let Some(key) = keys.get(*row as usize) else { continue };
+            list_bytes += window_bytes(key);
+            if list_bytes > bytes {
+                list_bytes -= window_bytes(key);
+                break;
+            }
+            events.push((key.clone(), self.order.rank(*rank)));
+        }
+        let ids = || events.iter().map(|(_, id)| *id);
+        let Some(range) = ids().min().zip(ids().max()) else { return Ok(None) };
+        self.memory.charge(list_bytes, WHAT)?;
+        work::step(u32::try_from(events.len().saturating_mul(4)).unwrap_or(u32::MAX))?;
+        events.sort_unstable();
+        Ok(Some(EventWindow { events, range, bytes }))
+    }
+
+    /// Takes the events of a window that were read, with their ranks. If some were dropped, `bound` is the rank of the last one that was
+    /// not.
+    ///
+    /// # Errors
+    /// Only that the present work was stopped.
+    pub(super) fn close_window(
+        &mut self,
+        window: EventWindow,
+        mut found: Vec<(EventId, DriftEvent)>,
+        bound: Option<EventId>,
+    ) -> Result<()> {
+        work::step(u32::try_from(found.len().saturating_mul(4)).unwrap_or(u32::MAX))?;
+        found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        self.memory.release(window.events.iter().map(|(key, _)| window_bytes(key)).sum());
+        let (first, last) = window.range;
+        self.ahead_up_to = bound.or(Some(self.order.rank(first).max(self.order.rank(last))));
+        self.ahead = found;
+        Ok(())
+    }
+
     /// The event after which there may be more, for which there was no room.
     pub(super) fn cut(&self) -> Option<EventId> {
         self.cut
     }
+}
+
+/// The bytes that a list holds for an event.
+pub(super) fn event_bytes(event: &DriftEvent) -> usize {
+    event.size() + EVENT_OVERHEAD
+}
+
+/// A row before or after an event, if it is wanted.
+pub(super) fn row_image(key: &Key, row: Option<&RowVersion>, is_wanted: bool) -> Option<Row> {
+    let RowVersion { seq, time_ms, document } = row.filter(|_| is_wanted)?;
+    Some(Row { key: key.clone(), seq: *seq, time_ms: *time_ms, document: document.clone()? })
+}
+
+/// The bytes that a window takes for an event.
+fn window_bytes(key: &Key) -> usize {
+    2 * (key_bytes(key) + size_of::<EventId>())
 }
 
 fn key_bytes(key: &Key) -> usize {

@@ -8,6 +8,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use crate::error::Result;
+use crate::planted::{PlantedBug, is_planted};
 use crate::query::exec::query_memory::QueryMemory;
 use crate::work;
 
@@ -76,6 +77,9 @@ impl<T> Sorter<T> {
     pub fn wants(&self, key: &[u8]) -> bool {
         match (&self.entries, self.most) {
             (Entries::First(heap), Some(most)) if heap.len() >= most => {
+                if is_planted(PlantedBug::SortCutShort) {
+                    return false;
+                }
                 heap.peek().is_some_and(|greatest| key < &*greatest.key)
             }
             _ => true,

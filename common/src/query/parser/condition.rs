@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::ast::{AggregateFunction, Column, Comparison, Condition};
 use crate::query::in_list::InList;
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::like::{LikePattern, lower_case};
@@ -180,7 +180,7 @@ impl Parser<'_> {
         if value == Value::Null {
             let column = clipped(&column.to_string());
             let hint = match op {
-                "!=" | "<>" => format!("write {column} IS NOT NULL"),
+                "!=" | "<>" => format!("write {column} IS NOT NULL AND {column} IS NOT MISSING"),
                 _ => format!("write {column} IS NULL"),
             };
             return Err(self.invalid(token, "a comparison with null never matches", hint));
@@ -200,17 +200,27 @@ impl Parser<'_> {
     }
 
     fn is_time(&self, column: &Column) -> bool {
-        match column {
-            Column::Path(path) => self.reads_deleted && is_deletion_time(path),
-            column => column.is_time(),
-        }
+        column.is_time() || self.is_time_of_deletion(column)
+    }
+
+    /// Whether a column is the time of a deletion, or the first or last of several.
+    fn is_time_of_deletion(&self, column: &Column) -> bool {
+        let path = match column {
+            Column::Path(path) => Some(path),
+            Column::Aggregate(aggregate) => match (aggregate.function, &aggregate.argument) {
+                (AggregateFunction::Min | AggregateFunction::Max, Some(Column::Path(path))) => Some(path),
+                _ => None,
+            },
+            Column::Key | Column::Seq | Column::Time => None,
+        };
+        self.reads_deleted && path.is_some_and(is_deletion_time)
     }
 
     /// Checks the operand of a built-in column. Their types are known here; the types of fields are not.
     fn typed(&mut self, column: &Column, token: Token, value: Value) -> Result<Value> {
         match (column, &value) {
-            (column, _) if column.is_time() => self.time_operand(token, &value),
-            (column, Value::Str(_)) if self.is_time(column) => self.deletion_time_operand(token, &value),
+            (column, _) if column.is_time() => self.time_operand(token, "_time", &value),
+            (column, _) if self.is_time_of_deletion(column) => self.deletion_time_operand(token, &value),
             (Column::Seq, Value::Int(_) | Value::Float(_))
             | (Column::Path(_) | Column::Aggregate(_) | Column::Time, _) => Ok(value),
             (Column::Seq, _) => {
@@ -223,6 +233,10 @@ impl Parser<'_> {
                 if values.len() > 1 && values.iter().all(|v| matches!(v, Value::Str(_) | Value::Int(_))) =>
             {
                 Ok(value)
+            }
+            (Column::Key, Value::Array(_)) => {
+                let message = "a key of several columns is an array of at least two strings or whole numbers";
+                Err(self.invalid(token, message, "for example _key = [\"DE\", 7]"))
             }
             (Column::Key, _) => {
                 let message =

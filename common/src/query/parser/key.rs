@@ -86,6 +86,10 @@ impl Parser<'_> {
             let message = format!("the keys that the writer makes are STRING, not {key_type}");
             return Err(self.invalid(token, message, "for example pk=id AUTO"));
         }
+        if auto_key && (self.at_keyword("INT") || self.at_keyword("STRING")) {
+            let message = "AUTO must be last: the keys that the writer makes are STRING";
+            return Err(self.invalid(self.token, message, "for example pk=id AUTO"));
+        }
         Ok(auto_key)
     }
 

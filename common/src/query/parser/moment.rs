@@ -41,11 +41,15 @@ impl MomentError {
     }
 }
 
+const SECONDS_PER_DAY: u64 = 86_400;
+
 /// The distance of a moment from now, or from the next moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
     /// A fixed time.
     Fixed(Duration),
+    /// Days of the calendar; before now, each is 24 hours.
+    Days(u64),
     /// Months of the calendar.
     Months(u64),
 }
@@ -54,6 +58,7 @@ pub(super) enum Length {
 pub(super) fn duration(text: &str) -> Result<Duration, MomentError> {
     match length(text)? {
         Length::Fixed(duration) => Ok(duration),
+        Length::Days(days) => Ok(of_days(days)),
         Length::Months(_) => {
             let message = "months and years have no fixed length";
             Err(MomentError::new(message, DURATION_UNITS))
@@ -61,30 +66,41 @@ pub(super) fn duration(text: &str) -> Result<Duration, MomentError> {
     }
 }
 
+/// So many times 24 hours. No length has so many days that they overflow.
+pub(super) fn of_days(days: u64) -> Duration {
+    Duration::from_secs(days.saturating_mul(SECONDS_PER_DAY))
+}
+
 /// Parses a length, such as `5 minutes`, `an hour` or `1 month`.
 pub(super) fn length(text: &str) -> Result<Length, MomentError> {
     let (number, unit) = number_and_unit(text);
-    let (size, is_months) = match unit.to_ascii_lowercase().as_str() {
-        "s" | "sec" | "secs" | "second" | "seconds" => (1, false),
-        "m" | "min" | "mins" | "minute" | "minutes" => (60, false),
-        "h" | "hour" | "hours" => (3600, false),
-        "d" | "day" | "days" => (86_400, false),
-        "w" | "week" | "weeks" => (604_800, false),
-        "month" | "months" => (1, true),
-        "year" | "years" => (12, true),
+    let (size, kind): (u64, fn(u64) -> Length) = match unit.to_ascii_lowercase().as_str() {
+        "s" | "sec" | "secs" | "second" | "seconds" => (1, of_seconds),
+        "m" | "min" | "mins" | "minute" | "minutes" => (60, of_seconds),
+        "h" | "hour" | "hours" => (3600, of_seconds),
+        "d" | "day" | "days" => (1, Length::Days),
+        "w" | "week" | "weeks" => (7, Length::Days),
+        "month" | "months" => (1, Length::Months),
+        "year" | "years" => (12, Length::Months),
         _ => return Err(MomentError::new(format!("unknown time unit {:?}", clipped(unit)), UNITS)),
     };
-    let total = number.and_then(|number| number.checked_mul(size));
-    let most = if is_months { MAX_MONTHS } else { MAX_SECONDS };
+    let length = number.and_then(|number| number.checked_mul(size)).map(kind);
     // A longer time reaches before the year 1: it is a typing error, and would overflow later computations.
-    match total.filter(|total| *total <= most) {
-        Some(months) if is_months => Ok(Length::Months(months)),
-        Some(seconds) => Ok(Length::Fixed(Duration::from_secs(seconds))),
-        None => Err(MomentError::new(
+    let is_possible = |length: &Length| match length {
+        Length::Fixed(time) => time.as_secs() <= MAX_SECONDS,
+        Length::Days(days) => *days <= MAX_SECONDS / SECONDS_PER_DAY,
+        Length::Months(months) => *months <= MAX_MONTHS,
+    };
+    length.filter(is_possible).ok_or_else(|| {
+        MomentError::new(
             "a duration is a whole number and one unit, at most 2000 years",
             "for example \"5 minutes ago\"",
-        )),
-    }
+        )
+    })
+}
+
+fn of_seconds(seconds: u64) -> Length {
+    Length::Fixed(Duration::from_secs(seconds))
 }
 
 /// Splits `5 minutes` and `an hour`. A number that is missing or too great is `None`.

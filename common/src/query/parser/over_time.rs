@@ -13,9 +13,9 @@ use crate::query::deleted_row;
 use crate::query::exec::every::{MOMENT, MOMENT_SEQ};
 use crate::query::lexer::{Token, TokenKind};
 use crate::query::parser::moment::{self, Length};
+use crate::query::parser::select_list::ColumnPlaces;
 use crate::query::parser::state::Parser;
 
-const SECONDS_PER_DAY: u64 = 86_400;
 /// The hint for a step that is not one.
 const STEPS: &str = "for example EVERY \"1 day\", EVERY \"1 month\" or EVERY 1000 SEQS";
 
@@ -133,7 +133,7 @@ impl Parser<'_> {
     /// Converts the operand of `_deleted_time` to the text that the column has; a time between two milliseconds to one that sorts
     /// between theirs and equals neither.
     pub(super) fn deletion_time_operand(&mut self, token: Token, value: &Value) -> Result<Value> {
-        let (millis, after) = match self.time_operand(token, value)? {
+        let (millis, after) = match self.time_operand(token, deleted_row::TIME, value)? {
             Value::Int(millis) => (millis, ""),
             #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a time, far below 2^63")]
             Value::Float(millis) => (millis.floor() as i128, "~"),
@@ -202,7 +202,7 @@ impl Parser<'_> {
     }
 
     /// Fails if AS OF EVERY is combined with what it does not support.
-    pub(super) fn check_every(&self, select: &SelectStatement) -> Result<()> {
+    pub(super) fn check_every(&self, select: &SelectStatement, places: &ColumnPlaces) -> Result<()> {
         if select.every.is_none() {
             return Ok(());
         }
@@ -215,16 +215,20 @@ impl Parser<'_> {
         ];
         if let Some((_, clause)) = refused.iter().find(|(given, _)| *given) {
             let message = format!("AS OF EVERY cannot be combined with {clause}");
-            return Err(self.syntax(self.token, message, "remove one of them"));
+            let token = places.clause(clause).or(places.clause("AS OF")).unwrap_or(self.token);
+            return Err(self.syntax(token, message, "remove one of them"));
         }
         let labels = SelectItem::labels(select.projection.items());
-        if let Some(label) = labels.into_iter().find(|label| [MOMENT, MOMENT_SEQ].contains(&label.as_str())) {
+        let is_own = |label: &String| [MOMENT, MOMENT_SEQ].contains(&label.as_str());
+        if let Some((at, label)) = labels.into_iter().enumerate().find(|(_, label)| is_own(label)) {
             let message = format!("{label} is a column of AS OF EVERY");
-            return Err(self.syntax(self.token, message, "choose another name with AS"));
+            let token = places.list.get(at).copied().unwrap_or(self.token);
+            return Err(self.syntax(token, message, "choose another name with AS"));
         }
         if select.projection != Projection::Count && !select.is_grouped() {
             let hint = "for example SELECT COUNT(*) FROM t AS OF EVERY \"1 day\" FROM \"1 month ago\"";
-            return Err(self.syntax(self.token, "AS OF EVERY needs aggregates", hint));
+            let token = places.list.first().copied().unwrap_or(self.token);
+            return Err(self.syntax(token, "AS OF EVERY needs aggregates", hint));
         }
         Ok(())
     }
@@ -238,9 +242,7 @@ pub(super) fn is_deletion_time(path: &Path) -> bool {
 fn step_of(length: Length) -> MomentStep {
     match length {
         Length::Months(months) => MomentStep::Months(months),
-        Length::Fixed(time) if time.as_secs().is_multiple_of(SECONDS_PER_DAY) => {
-            MomentStep::Days(time.as_secs() / SECONDS_PER_DAY)
-        }
+        Length::Days(days) => MomentStep::Days(days),
         Length::Fixed(time) => MomentStep::Fixed(time),
     }
 }

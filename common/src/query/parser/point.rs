@@ -99,10 +99,10 @@ impl Parser<'_> {
         self.invalid(token, problem.message, problem.hint)
     }
 
-    /// Converts the operand of `_time` to milliseconds, as `Condition` documents it.
-    pub(super) fn time_operand(&mut self, token: Token, value: &Value) -> Result<Value> {
+    /// Converts the operand of a time, such as `_time`, to milliseconds, as `Condition` documents it.
+    pub(super) fn time_operand(&mut self, token: Token, column: &str, value: &Value) -> Result<Value> {
         let Value::Str(text) = value else {
-            let message = format!("_time is a time and cannot be compared with {}", value.kind());
+            let message = format!("{column} is a time and cannot be compared with {}", value.kind());
             return Err(self.invalid(token, message, TIMES));
         };
         let found = operand_nanos(text.trim(), self.clock);
@@ -156,6 +156,7 @@ fn point(text: &str, clock: &LocalClock) -> Result<ParsedPoint, MomentError> {
     {
         return match moment::length(length.trim_end())? {
             Length::Fixed(duration) => Ok(PointInTime::Ago(duration).into()),
+            Length::Days(days) => Ok(PointInTime::Ago(moment::of_days(days)).into()),
             Length::Months(months) => match moment::months_ago(months, clock) {
                 Some(millis) => Ok(in_words(text, millis, clock)),
                 None => Err(MomentError::new(format!("{:?} is out of range", clipped(text)), FORMS)),

@@ -23,12 +23,13 @@ impl Parser<'_> {
         while self.select_clause(&mut select, &mut places)? {}
         self.select_ends(&select)?;
         let select = self.checked_select(select, &places)?;
-        self.check_every(&select)?;
+        self.check_every(&select, &places)?;
         Ok(select)
     }
 
     /// Parses the next clause of a SELECT. Returns false if none follows.
     fn select_clause(&mut self, select: &mut SelectStatement, places: &mut ColumnPlaces) -> Result<bool> {
+        let start = self.token;
         if self.at_keyword("WHERE") {
             self.once("WHERE", select.condition.is_some())?;
             self.advance()?;
@@ -45,17 +46,21 @@ impl Parser<'_> {
             self.once("ORDER BY", !select.order_by.is_empty())?;
             self.advance()?;
             select.order_by = self.order_by(select.projection.items(), places)?;
+            places.clauses.push(("ORDER BY", start));
         } else if self.at_keyword("AS") {
             self.once("AS OF", select.as_of.is_some() || select.every.is_some())?;
             self.select_as_of(select)?;
+            places.clauses.push(("AS OF", start));
         } else if self.at_keyword("LIMIT") {
             self.once("LIMIT", select.limit.is_some())?;
             self.advance()?;
             select.limit = Some(self.count("LIMIT")?);
+            places.clauses.push(("LIMIT", start));
         } else if self.at_keyword("OFFSET") {
             self.once("OFFSET", select.offset.is_some())?;
             self.advance()?;
             select.offset = Some(self.count("OFFSET")?);
+            places.clauses.push(("OFFSET", start));
         } else {
             return Ok(false);
         }

@@ -8,12 +8,21 @@ use crate::query::ast::{Column, Condition, OrderBy, Projection, SelectItem, Sele
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::parser::state::{HavingScope, Parser, Reserved};
 
-/// Where a SELECT has its columns, for the errors that only the whole statement shows.
+/// Where a SELECT has its columns and clauses, for the errors that only the whole statement shows.
 #[derive(Debug, Default)]
 pub(super) struct ColumnPlaces {
-    list: Vec<Token>,
+    pub(super) list: Vec<Token>,
     order_by: Vec<Token>,
     having: Vec<(Column, Token)>,
+    /// The first words of clauses.
+    pub(super) clauses: Vec<(&'static str, Token)>,
+}
+
+impl ColumnPlaces {
+    /// Where a clause begins.
+    pub(super) fn clause(&self, name: &str) -> Option<Token> {
+        self.clauses.iter().find(|(clause, _)| *clause == name).map(|(_, token)| *token)
+    }
 }
 
 impl Parser<'_> {

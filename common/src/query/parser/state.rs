@@ -48,6 +48,9 @@ pub(super) struct HavingScope {
     pub(super) named: Vec<(Column, Token)>,
 }
 
+/// What SQL can, and a statement cannot.
+const ONE_TABLE: &str = "a statement reads one table; joins are not supported";
+
 impl<'a> Parser<'a> {
     /// A parser of text in which no moment can occur.
     pub(super) fn new(text: &'a str, params: &'a [Value]) -> Result<Self> {
@@ -149,7 +152,16 @@ impl<'a> Parser<'a> {
     /// Returns a hint for a clause of other languages.
     pub(super) fn habit(&self) -> &'static str {
         match self.slice(self.token).to_ascii_uppercase().as_str() {
-            "JOIN" | "INNER" | "LEFT" => "a statement reads one table; joins are not supported",
+            "JOIN" | "INNER" | "LEFT" => ONE_TABLE,
+            "," if self
+                .text
+                .trim_start()
+                .get(..6)
+                .is_some_and(|word| word.eq_ignore_ascii_case("SELECT")) =>
+            {
+                ONE_TABLE
+            }
+            "UNION" | "INTERSECT" | "EXCEPT" => "send one statement at a time",
             "TRANSACTION" | "WORK" => "remove it",
             _ => "",
         }

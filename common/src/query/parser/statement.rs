@@ -69,8 +69,8 @@ impl Parser<'_> {
     /// Returns the error for an unknown first word, with a hint for words of other languages.
     fn no_statement(&self, word: &str) -> Error {
         let hint = match word {
-            "DELETE" => "write SOFT DELETE FROM t KEY k; history is kept",
-            "UPDATE" => "write PATCH t KEY k SET {…}",
+            "DELETE" => "write SOFT DELETE FROM t KEY k, or … WHERE condition; history is kept",
+            "UPDATE" => "write PATCH t KEY k SET {…}, or PATCH t SET {…} WHERE condition",
             "REPLACE" | "MERGE" | "PUT" => "write UPSERT INTO t {…}",
             "DESC" => "write DESCRIBE t",
             "TRUNCATE" => "write DROP TABLE t; history is kept",

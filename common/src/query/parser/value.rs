@@ -238,11 +238,7 @@ impl Parser<'_> {
         };
         let Some(c) = pair else {
             let message = "incomplete surrogate pair";
-            return Err(self.syntax(
-                place(start + 6),
-                message,
-                "write write both halves, one after the other",
-            ));
+            return Err(self.syntax(place(start + 6), message, "write both halves, one after the other"));
         };
         out.push(c);
         Ok(11)

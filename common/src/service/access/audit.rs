@@ -2,9 +2,11 @@
 //! each write and read.
 //!
 //! A line costs a call a few microseconds and no wait: see `audit_queue` for what happens when the file cannot be written. A flood of
-//! refused calls must not fill a disk, so at most [`limits::AUDIT_REFUSALS_PER_SECOND`] lines about refusals are written each
-//! second; the others are counted, and a line contains their number.
+//! refused calls must not fill a disk, so of each kind of refusal at most [`limits::AUDIT_REFUSALS_PER_SECOND`] lines are written each
+//! second; the others are counted, and a line contains their number. Each kind counts for itself: whoever has no token cannot hide what
+//! those who have one try.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::format::rfc3339;
 use crate::limits;
+use crate::metrics;
+use crate::metrics::catalog;
 use crate::service::access::audit_file::{AuditFile, AuditSink, StandardErrorSink};
 use crate::service::access::audit_options::{AuditOptions, AuditTarget, AuditedCalls};
 use crate::service::access::audit_queue::{AuditCounts, AuditQueue};
@@ -128,10 +132,32 @@ impl<'a> AuditLine<'a> {
 
     fn bytes(&self) -> Vec<u8> {
         // Strings and numbers always have a JSON form.
-        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
-        bytes.push(b'\n');
-        bytes
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        if !line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            line = without_controls(&line);
+        }
+        line.push('\n');
+        line.into_bytes()
     }
+}
+
+/// The same JSON with an escape in place of each character that a terminal or an editor would obey: JSON itself escapes only the first
+/// 32, and clients choose some of the texts.
+fn without_controls(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for character in line.chars() {
+        let is_obeyed = character.is_control()
+            || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+        match is_obeyed {
+            true => {
+                let mut units = [0; 2];
+                // Writing to a string cannot fail.
+                character.encode_utf16(&mut units).iter().for_each(|unit| _ = write!(shown, "\\u{unit:04x}"));
+            }
+            false => shown.push(character),
+        }
+    }
+    shown
 }
 
 impl AuditLog {
@@ -178,13 +204,15 @@ impl AuditLog {
         self.0.as_ref().is_some_and(|open| open.calls.contains(call))
     }
 
-    /// A call that its principal may not make, or that a limit of calls refused.
+    /// A call that its principal may not make.
     pub fn denied(&self, call: &AuditedCall<'_>, error: &Error) {
+        metrics::count_with(&catalog::AUTH_DENIED, "permission");
         self.write_refusal("denied", call, error);
     }
 
-    /// A call whose caller could not prove who it is.
+    /// A call or a connection whose caller could not prove who it is.
     pub fn authentication_failed(&self, call: &AuditedCall<'_>, error: &Error) {
+        metrics::count_with(&catalog::AUTH_DENIED, "authentication");
         self.write_refusal("authentication_failed", call, error);
     }
 
@@ -266,9 +294,15 @@ struct RefusalWindow(Mutex<RefusalCounts>);
 #[derive(Debug, Default)]
 struct RefusalCounts {
     began_at: Option<Instant>,
+    denied: RefusalCount,
+    authentication_failed: RefusalCount,
+}
+
+/// The refusals of one kind.
+#[derive(Debug, Default)]
+struct RefusalCount {
     written: u64,
-    denied: u64,
-    authentication_failed: u64,
+    left_out: u64,
 }
 
 impl RefusalWindow {
@@ -276,17 +310,20 @@ impl RefusalWindow {
     fn passes(&self, event: &'static str, now: Instant) -> bool {
         let mut counts = self.0.lock();
         if counts.began_at.is_none_or(|at| now.duration_since(at) >= WINDOW) {
-            (counts.began_at, counts.written) = (Some(now), 0);
+            counts.began_at = Some(now);
+            (counts.denied.written, counts.authentication_failed.written) = (0, 0);
         }
-        if counts.written < limits::AUDIT_REFUSALS_PER_SECOND {
-            counts.written += 1;
-            return true;
+        let count = match event {
+            "denied" => &mut counts.denied,
+            _ => &mut counts.authentication_failed,
+        };
+        let passes = count.written < limits::AUDIT_REFUSALS_PER_SECOND;
+        if passes {
+            count.written += 1
+        } else {
+            count.left_out += 1
         }
-        match event {
-            "denied" => counts.denied += 1,
-            _ => counts.authentication_failed += 1,
-        }
-        false
+        passes
     }
 
     /// The refusals that were left out in a window that is over, by event.
@@ -296,8 +333,8 @@ impl RefusalWindow {
             return [("denied", 0), ("authentication_failed", 0)];
         }
         [
-            ("denied", std::mem::take(&mut counts.denied)),
-            ("authentication_failed", std::mem::take(&mut counts.authentication_failed)),
+            ("denied", std::mem::take(&mut counts.denied.left_out)),
+            ("authentication_failed", std::mem::take(&mut counts.authentication_failed.left_out)),
         ]
     }
 }

@@ -53,8 +53,8 @@ pub struct AuditOptions {
 pub struct AuditArgs {
     /// File that gets one JSON line for each security event, or `stderr`
     ///
-    /// Records denied calls, failed authentication, administrative actions (drop, rename, compact, retention, reverts of whole
-    /// tables …) and reloads of --auth-file. Only the owner may read the file. Without this option nothing is recorded.
+    /// Records denied calls, failed authentication, administrative actions (create, drop, rename, compact, retention, snapshots …)
+    /// and reloads of --auth-file. Only the owner may read the file. Without this option nothing is recorded.
     #[arg(long, env = "DRIFTDB_AUDIT_LOG", value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
     /// Calls that the audit log records, too: `writes`, `reads`, or both with a comma

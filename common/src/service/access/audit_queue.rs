@@ -84,7 +84,7 @@ impl AuditQueue {
         let lost = self.lost_in_all.fetch_add(lines, Ordering::Relaxed) + lines;
         if self.full.pass().is_some() {
             tracing::error!(
-                lost,
+                lines = lost,
                 "lines of the audit log are lost: it cannot be written fast enough, or at all"
             );
         }
@@ -173,7 +173,7 @@ impl AuditQueue {
     fn report(&self, error: &std::io::Error, failed: &LogThrottle) {
         if failed.pass().is_some() {
             let waiting = self.waiting.lock().lines.len() + 1;
-            tracing::error!(%error, waiting, "cannot write the audit log; its lines wait");
+            tracing::error!(%error, lines = waiting, "cannot write the audit log; its lines wait");
         }
     }
 }

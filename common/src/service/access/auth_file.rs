@@ -185,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_with_names_of_two_principals_is_of_neither() {
+        let principal = |name: &str| {
+            format!("[[principal]]\nname = \"{name}\"\ncertificates = [\"CN={name}\", \"DNS:{name}\"]\n")
+        };
+        let rules = parse(&(principal("a") + &principal("b"))).unwrap();
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            rules.of_certificate(&names).map(|principal| principal.name.clone())
+        };
+        assert_eq!(of(&["DNS:a", "CN=a", "DNS:unknown"]).as_deref(), Some("a"));
+        assert_eq!(of(&["DNS:a", "CN=b"]), None);
+        assert_eq!(of(&["DNS:unknown"]), None);
+    }
+
+    #[test]
     fn a_file_with_any_error_is_refused_whole() {
         let entry = |more: &str| format!("[[principal]]\nname = \"a\"\n{more}\n");
         let token = format!("[[principal.token]]\nsha256 = \"{HASH}\"\n");

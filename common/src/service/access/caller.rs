@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 use tonic::{Request, Status};
+use tonic_types::StatusExt;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::{Error, Reason, Result};
+use crate::error::{CAUSE, Error, Reason, Result};
 use crate::format::principal_text::{stored_actor, stored_id};
 use crate::planted::{PlantedBug, is_planted};
 use crate::service::access::audit::AuditedCall;
@@ -16,12 +17,15 @@ use crate::service::access::principal::Principal;
 use crate::service::access::role::Role;
 use crate::service::access::token::TokenHash;
 use crate::service::clock::now_ms;
+use crate::service::log_throttle::LogThrottle;
 use crate::service::server::peer::Peer;
 use crate::service::status::{from_status, to_status};
 use crate::table::operation::CommitOptions;
 
 /// What the header `authorization` begins with.
 const SCHEME: &str = "bearer ";
+/// Lines about errors whose text was kept from their callers.
+static REDACTED: LogThrottle = LogThrottle::new();
 
 /// Who calls. Every request has it as an extension; a handler that does not look at it has no principal to act for.
 #[derive(Debug, Clone)]
@@ -71,19 +75,24 @@ impl Caller {
             Caller(Arc::new(CallIdentity { control, method, peer: peer.and_then(|peer| peer.address), who }))
         };
         let Some(rules) = control.rules() else { return Ok(identity(Who::Everyone)) };
-        if let Some(given) = headers.get(header::AUTHORIZATION) {
-            let who = token_of(given.as_bytes()).and_then(|token| {
+        let mut given = headers.get_all(header::AUTHORIZATION).iter();
+        if let Some(first) = given.next() {
+            // Of two tokens, whatever stands before this daemon may have judged the other one.
+            let token = if given.next().is_some() { Err(two_tokens()) } else { token_of(first.as_bytes()) };
+            let judged = token.and_then(|token| {
                 let hash = TokenHash::of(token);
                 let known = rules.token(&hash).ok_or_else(unknown_token)?;
-                if known.has_expired(now_ms()) {
-                    return Err(expired_token());
-                }
-                Ok(Who::Principal(Arc::clone(&known.principal), Credential::Token(hash)))
+                let who = Who::Principal(Arc::clone(&known.principal), Credential::Token(hash));
+                Ok((who, known.has_expired(now_ms())))
             });
-            let who = who.inspect_err(|error| {
-                identity(Who::Anonymous).record_failure(error);
-            })?;
-            return Ok(identity(who));
+            let (who, error) = match judged {
+                Ok((who, false)) => return Ok(identity(who)),
+                // The audit log says whose token it was.
+                Ok((who, true)) => (who, expired_token()),
+                Err(error) => (Who::Anonymous, error),
+            };
+            identity(who).record_failure(&error);
+            return Err(error);
         }
         let names = peer.map(certificate_names).unwrap_or_default();
         Ok(identity(match rules.of_certificate(&names) {
@@ -112,14 +121,41 @@ impl Caller {
     /// `UNAUTHENTICATED` if the call has neither a token nor a certificate that the rules know.
     pub fn in_extensions(found: Option<&Caller>) -> Result<Caller, Status> {
         let caller = found.ok_or_else(|| Status::internal("the server did not find out who calls"))?;
-        if matches!(caller.0.who, Who::Anonymous) {
-            let message = "this daemon needs to know who calls: send a token (driftctl: --token-file or DRIFTDB_TOKEN_FILE), or use a \
-                           client certificate that its auth file names";
-            let error = Error::new(Reason::Unauthenticated, message);
-            caller.record_failure(&error);
-            return Err(to_status(error));
-        }
+        caller.check_known().map_err(to_status)?;
         Ok(caller.clone())
+    }
+
+    /// Fails if the call has neither a token nor a certificate that the rules know.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`
+    pub fn check_known(&self) -> Result<()> {
+        if !matches!(self.0.who, Who::Anonymous) {
+            return Ok(());
+        }
+        let message = "this daemon needs to know who calls: send a token (driftctl: --token-file or DRIFTDB_TOKEN_FILE), or use a \
+                       client certificate that its auth file names for one principal";
+        let error = Error::new(Reason::Unauthenticated, message);
+        self.record_failure(&error);
+        Err(error)
+    }
+
+    /// The same caller with what the newest rules let its principal do. One whom they do not name any more stays as it was: its
+    /// [lease](super::lease) tells.
+    #[must_use]
+    pub fn renewed(&self) -> Caller {
+        let (Who::Principal(principal, credential), Some(rules)) = (&self.0.who, self.0.control.rules())
+        else {
+            return self.clone();
+        };
+        let newest = rules.principal(&principal.name).filter(|newest| !Arc::ptr_eq(newest, principal));
+        let Some(newest) = newest else { return self.clone() };
+        Caller(Arc::new(CallIdentity {
+            control: Arc::clone(&self.0.control),
+            method: self.0.method.clone(),
+            peer: self.0.peer,
+            who: Who::Principal(Arc::clone(newest), credential.clone()),
+        }))
     }
 
     fn record_failure(&self, error: &Error) {
@@ -227,22 +263,33 @@ impl Caller {
         self.principal().map_or(0, |principal| xxh3_64(principal.name.as_bytes()).max(1))
     }
 
-    /// Fails if a token was made for another principal.
+    /// Fails if a token was made for another principal, or for nobody, before the daemon asked who calls.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`
     pub fn check_token_scope(&self, scope: u64) -> Result<()> {
         let own = self.token_scope();
-        if scope == 0 || own == 0 || scope == own || is_planted(PlantedBug::TokensShared) {
+        if own == 0 || scope == own || is_planted(PlantedBug::TokensShared) {
             return Ok(());
         }
-        let message = "the resume or page token was made for another principal; start again without a token";
+        let message = match scope {
+            0 => "the resume or page token was made without authentication; start again without a token",
+            _ => "the resume or page token was made for another principal; start again without a token",
+        };
         let error = Error::new(Reason::PermissionDenied, message);
         self.0.control.audit().denied(&self.audited("resume", &[]), &error);
         Err(error)
     }
 
-    /// The error as this caller may see it: what is wrong with files may name tables that are not for it.
+    /// What is wrong with a table, as this caller may see it: it can name files.
+    pub fn redact_problem(&self, problem: &mut String) {
+        if !problem.is_empty() && !self.is_admin() {
+            *problem =
+                "files of the table cannot be used; an administrator finds the cause in Status".to_owned();
+        }
+    }
+
+    /// The error as this caller may see it: what is wrong with files, and what lies behind an error, may name tables that are not for it.
     pub fn redact(&self, status: Status) -> Status {
         if self.is_admin() {
             return status;
@@ -257,9 +304,14 @@ impl Caller {
             Reason::Overloaded if error.message().contains("snapshot") => {
                 "too many changes wait for a snapshot; retry later"
             }
-            _ => return status,
+            Reason::Overloaded if error.message().contains("open files") => {
+                "too many files are open; retry later"
+            }
+            _ => return without_cause(status),
         };
-        tracing::warn!(method = self.0.method, %error, "an error whose text the caller must not see");
+        if let Some(left_out) = REDACTED.pass() {
+            tracing::warn!(method = self.0.method, %error, left_out, "an error whose text the caller must not see");
+        }
         let redacted = Error::new(
             error.reason(),
             format!("{general}; an administrator finds the cause in the daemon's log"),
@@ -280,6 +332,17 @@ fn token_of(value: &[u8]) -> Result<&str> {
     let text = std::str::from_utf8(value).map_err(|_| invalid())?;
     let (scheme, token) = text.split_at_checked(SCHEME.len()).ok_or_else(invalid)?;
     if scheme.eq_ignore_ascii_case(SCHEME) { Ok(token.trim()) } else { Err(invalid()) }
+}
+
+fn two_tokens() -> Error {
+    Error::new(Reason::Unauthenticated, "the call has two headers `authorization`; send one token")
+}
+
+/// A status without what lies behind it.
+fn without_cause(status: Status) -> Status {
+    let Some((public, _)) = status.message().split_once(CAUSE) else { return status };
+    // The details repeat the message.
+    Status::with_error_details(status.code(), public, status.get_error_details())
 }
 
 fn unknown_token() -> Error {
@@ -304,4 +367,54 @@ fn certificate_names(peer: &Peer) -> Vec<String> {
     let alternatives =
         kinds.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}{name}")));
     alternatives.chain(certificate.common_name.iter().map(|name| format!("CN={name}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::access::auth_file;
+
+    /// A caller of these rules.
+    fn caller(rules: &str, name: &str) -> Caller {
+        let rules = auth_file::parse(rules).unwrap();
+        let who =
+            Who::Principal(Arc::clone(rules.principal(name).unwrap()), Credential::Certificate(Vec::new()));
+        let (control, method) = (Arc::default(), "WriterService/Apply".to_owned());
+        Caller(Arc::new(CallIdentity { control, method, peer: None, who }))
+    }
+
+    #[test]
+    fn what_lies_behind_an_error_is_for_administrators() {
+        let rules = "[[principal]]\nname = \"ann\"\ngrants = [{ tables = [\"t\"], role = \"read\" }]\n\
+                     [[principal]]\nname = \"root\"\nadmin = true\n";
+        let (ann, root) = (caller(rules, "ann"), caller(rules, "root"));
+        let lost = format!("the watch ends{CAUSE}table \"secret\" is another");
+        let behind =
+            format!("replica is behind: commit 7 is required{CAUSE}cannot open /data/tables/secret/1.seg");
+        let too_many =
+            "cannot open /data/tables/secret/1.seg: too many; retry later, or raise the limit of open files";
+        for (reason, message) in [
+            (Reason::ReplicaBehind, behind.as_str()),
+            (Reason::EpochChanged, lost.as_str()),
+            (Reason::Corrupt, "/data/tables/secret/1.seg: bad CRC"),
+            (Reason::Io, "/data/tables/secret/1.seg: no such file"),
+            (Reason::Overloaded, too_many),
+        ] {
+            let error = Error::new(reason, message)
+                .with("seq", "7")
+                .retry_after(std::time::Duration::from_millis(100));
+            let status = to_status(error);
+            assert!(format!("{:?}", root.redact(status.clone())).contains("secret"));
+            let seen = ann.redact(status.clone());
+            // The details repeat the message.
+            assert!(!String::from_utf8_lossy(seen.details()).contains("secret"), "{message}");
+            assert!(!seen.message().contains("secret"), "{message}");
+            let back = from_status(&seen);
+            assert_eq!((back.reason(), back.retry_delay()), (reason, from_status(&status).retry_delay()));
+        }
+        let kept = ann
+            .redact(to_status(Error::new(Reason::ReplicaBehind, behind.as_str()).with("applied_seq", "6")));
+        assert_eq!(kept.message(), "replica is behind: commit 7 is required");
+        assert_eq!(kept.get_details_error_info().unwrap().metadata["applied_seq"], "6");
+    }
 }

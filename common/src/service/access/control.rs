@@ -1,6 +1,6 @@
 //! The rules that a daemon applies now, and the record of what they led to.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,7 +37,7 @@ impl AccessControl {
         let opened = tokio::task::spawn_blocking(move || open_file(path, recorded)).await;
         let rules = opened
             .map_err(|e| Error::new(Reason::Internal, format!("reading the auth file failed: {e}")))??;
-        rules.follow(shutdown.clone())?;
+        rules.follow(shutdown.clone());
         Ok(Arc::new(AccessControl { rules: Some(rules), audit }))
     }
 
@@ -56,6 +56,13 @@ impl AccessControl {
         self.rules.as_ref().map(|rules| rules.subscribe())
     }
 
+    /// Reads the auth file again now, if there is one. Blocks.
+    pub fn reload(&self) {
+        if let Some(rules) = &self.rules {
+            rules.reload();
+        }
+    }
+
     /// Why the newest auth file is not in use, for Status; `None` if it is.
     pub fn problem(&self) -> Option<String> {
         self.rules.as_ref()?.problem()
@@ -63,15 +70,15 @@ impl AccessControl {
 }
 
 fn open_file(path: PathBuf, audit: AuditLog) -> Result<Arc<ReloadedFiles<AccessRules>>> {
-    let is_first = AtomicBool::new(true);
+    let (is_first, name) = (AtomicBool::new(true), path.display().to_string());
     ReloadedFiles::open("the auth file", vec![path], move |contents| {
-        let loaded = contents.iter().map(|WatchedFile { path, bytes }| (path, auth_file::parse_bytes(bytes)));
-        let Some((path, rules)) = loaded.into_iter().next() else {
-            return Err(Error::new(Reason::Internal, "no auth file was read"));
-        };
-        let rules = rules.map_err(|e| e.context(Path::display(path)));
+        let rules = contents.and_then(|files| match files {
+            [WatchedFile { bytes, .. }] => auth_file::parse_bytes(bytes).map_err(|e| e.context(&name)),
+            _ => Err(Error::new(Reason::Internal, "no auth file was read")),
+        });
+        // Also one that is gone or cannot be read: nobody should be able to keep a revoked token valid unseen.
         if !is_first.swap(false, Ordering::Relaxed) {
-            audit.reloaded(&path.display().to_string(), rules.as_ref().err());
+            audit.reloaded(&name, rules.as_ref().err());
         }
         rules
     })

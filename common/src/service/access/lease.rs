@@ -12,6 +12,7 @@ use tonic::Status;
 use crate::error::{Error, Reason, Result};
 use crate::planted::{PlantedBug, is_planted};
 use crate::service::access::caller::{Caller, Credential, expired_token};
+use crate::service::access::principal::Principal;
 use crate::service::access::role::Role;
 use crate::service::clock::now_ms;
 use crate::service::server::response_stream::ResponseStream;
@@ -20,7 +21,7 @@ use crate::service::status::to_status;
 /// How long a lease waits at most before it looks at the clock again, which may have been set.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
-/// What a stream needs as long as it lasts.
+/// What a stream, or another long call, needs as long as it lasts.
 #[derive(Debug, Clone)]
 pub enum LeaseNeeds {
     /// To be a principal of the rules.
@@ -31,10 +32,27 @@ pub enum LeaseNeeds {
     AllReadable,
     /// To administer the database.
     Administer,
+    /// Each of several things.
+    Each(Vec<LeaseNeeds>),
 }
 
-/// The right of one stream.
-#[derive(Debug)]
+impl LeaseNeeds {
+    /// Whether a principal has what is needed, that was `earlier` when the stream began.
+    fn are_met(&self, now: &Principal, earlier: &Principal) -> bool {
+        match self {
+            LeaseNeeds::Principal => true,
+            LeaseNeeds::Tables(role, tables) => {
+                tables.iter().all(|table| now.role_on(table).is_some_and(|given| given >= *role))
+            }
+            LeaseNeeds::AllReadable => now.reads_all_that(earlier),
+            LeaseNeeds::Administer => now.is_admin,
+            LeaseNeeds::Each(needs) => needs.iter().all(|needs| needs.are_met(now, earlier)),
+        }
+    }
+}
+
+/// The right of one stream, or of another call that can be long.
+#[derive(Debug, Clone)]
 pub struct StreamLease {
     caller: Caller,
     needs: LeaseNeeds,
@@ -66,9 +84,9 @@ impl StreamLease {
             return Ok(());
         }
         let ended = |why: &str| {
-            let message = format!("the stream ends: {why}, as of the newest auth file");
+            let message = format!("the call was ended: {why}, as of the newest auth file");
             let error = Error::new(Reason::PermissionDenied, message);
-            self.caller.control().audit().denied(&self.caller.audited("continue a stream", &[]), &error);
+            self.caller.control().audit().denied(&self.caller.audited("continue", &[]), &error);
             error
         };
         let Some(now) = rules.principal(&principal.name) else {
@@ -89,15 +107,10 @@ impl StreamLease {
             }
             None => {}
         }
-        let is_allowed = match &self.needs {
-            LeaseNeeds::Principal => true,
-            LeaseNeeds::Tables(role, tables) => {
-                tables.iter().all(|table| now.role_on(table).is_some_and(|given| given >= *role))
-            }
-            LeaseNeeds::AllReadable => now.reads_all_that(principal),
-            LeaseNeeds::Administer => now.is_admin,
-        };
-        if is_allowed { Ok(()) } else { Err(ended("the principal may not do this any more")) }
+        match self.needs.are_met(now, principal) {
+            true => Ok(()),
+            false => Err(ended("the principal may not do this any more")),
+        }
     }
 
     /// Waits until the stream must end. Never returns if the daemon does not ask who calls.

@@ -60,9 +60,12 @@ impl AccessRules {
         self.tokens.get(&hash.bucket())?.iter().find(|known| known.hash == *hash)
     }
 
-    /// The principal of a certificate with these names.
+    /// The principal of a certificate with these names; `None` also if they are names of several: which one counts would then depend on the
+    /// order of the names, and a certificate that was meant for one principal would open what another may do.
     pub fn of_certificate<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> Option<&Arc<Principal>> {
-        names.into_iter().find_map(|name| self.certificates.get(name))
+        let mut found = names.into_iter().filter_map(|name| self.certificates.get(name));
+        let first = found.next()?;
+        found.all(|other| other.name == first.name).then_some(first)
     }
 
     /// The principal with a name.

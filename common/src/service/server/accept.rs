@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUse};
+use crate::metrics;
 use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::connection::serve_connection;
@@ -53,8 +54,9 @@ fn connections_with_tls(budget: &MemoryBudget) -> usize {
 
 impl Acceptor {
     /// Serves `services` with `resources`.
-    pub fn new(services: ServerServices, resources: ServerResources, security: Arc<Security>) -> Acceptor {
+    pub fn new(services: ServerServices, resources: ServerResources, listener: &Listener) -> Acceptor {
         let ServerResources { memory: budget, limits } = resources;
+        let security = Arc::clone(listener.security());
         let mut limit = descriptors::connections();
         if security.tls.is_some() {
             limit = limit.min(connections_with_tls(&budget));
@@ -62,13 +64,23 @@ impl Acceptor {
         Acceptor {
             services,
             security,
-            connections: Connections::new(Arc::clone(&budget), limit, limits),
+            connections: Connections::new(
+                Arc::clone(&budget),
+                limit,
+                limits,
+                Arc::clone(listener.activity()),
+            ),
             budget,
             paused_until: Instant::now(),
             answers_lacked: 0,
             accept_errors: LogThrottle::new(),
             turned_away: LogThrottle::new(),
         }
+    }
+
+    /// The open connections.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
     }
 
     /// Accepts connections until `stopping` is cancelled, then waits for the open ones. Dropping the future cuts them.
@@ -134,6 +146,7 @@ impl Acceptor {
                 tasks.spawn(serve_connection(stream, place, served, ending.clone()));
             }
             None => {
+                metrics::count_refused("connections");
                 if let Some(left_out) = self.turned_away.pass() {
                     tracing::warn!(?peer, left_out, "closed a new connection: too many are open");
                 }
@@ -166,7 +179,7 @@ impl Acceptor {
         let closed = self.connections.close_stalled();
         if closed > 0 {
             tracing::warn!(
-                closed,
+                connections = closed,
                 "closed connections that did not take their answers while others lacked memory"
             );
         }

@@ -18,6 +18,7 @@ use crate::error::{Error, Reason};
 use crate::limits;
 use crate::memory::{Claim, MemoryPermit, MemoryUse, NoRoom};
 use crate::service::server::call_memory::{CallMemory, WaitForMemory};
+use crate::service::server::call_metrics::CallTimer;
 use crate::service::status::to_status;
 
 /// The most bytes that HTTP/2 gets at once.
@@ -45,6 +46,8 @@ pub struct AnswerBody {
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// `None` if the call was refused.
     memory: Option<CallMemory>,
+    /// Measures the call until its answer has ended.
+    timer: CallTimer,
 }
 
 /// A message of an answer, and the memory that is given back with it.
@@ -76,6 +79,7 @@ pub fn refusal(status: Status) -> Response<AnswerBody> {
         taken: 0,
         end: None,
         memory: None,
+        timer: CallTimer::default(),
     };
     status.into_http::<Body>().map(none)
 }
@@ -94,11 +98,20 @@ pub fn answer(response: Response<Body>, memory: CallMemory) -> Response<AnswerBo
         taken: 0,
         end: memory.end_of_connection().map(Box::pin),
         memory: Some(memory),
+        timer: CallTimer::default(),
     };
     if !is_computed && let Err(full) = body.take_first() {
         return refusal(to_status(full.error));
     }
     Response::from_parts(parts, body)
+}
+
+/// The response with the timer of its call.
+pub fn timed(mut response: Response<AnswerBody>, mut timer: CallTimer) -> Response<AnswerBody> {
+    // An answer without messages has its code here.
+    timer.see(response.headers());
+    response.body_mut().timer = timer;
+    response
 }
 
 fn too_old() -> Error {
@@ -216,6 +229,7 @@ impl AnswerBody {
         if status.add_header(&mut trailers).is_err() {
             trailers.insert(Status::GRPC_STATUS, (status.code() as i32).into());
         }
+        self.timer.end(status.code());
         Frame::trailers(trailers)
     }
 }
@@ -251,6 +265,9 @@ impl http_body::Body for AnswerBody {
             let frame = match next {
                 Some(Ok(frame)) => frame,
                 other => {
+                    if let Some(Err(status)) = &other {
+                        this.timer.end(status.code());
+                    }
                     (this.messages, this.computing) = (None, None);
                     return Poll::Ready(other);
                 }
@@ -263,6 +280,9 @@ impl http_body::Body for AnswerBody {
                 }
                 Err(trailers) => {
                     // Nothing comes after the trailers: what computed the answer is not needed while they wait.
+                    if let Some(trailers) = trailers.trailers_ref() {
+                        this.timer.see(trailers);
+                    }
                     (this.messages, this.computing) = (None, None);
                     return Poll::Ready(Some(Ok(trailers)));
                 }

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Reason, Result};
 use crate::limits;
+use crate::metrics;
 use crate::service::server::limit_options::ServerLimits;
 
 /// The time in which a client that was silent may use what it has saved.
@@ -134,6 +135,11 @@ impl Clients {
         Arc::new(Clients { limits, calls: AtomicUsize::new(0), known: Mutex::default() })
     }
 
+    /// The number of open calls.
+    pub fn open_calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// The limits.
     pub fn limits(&self) -> &ServerLimits {
         &self.limits
@@ -147,13 +153,14 @@ impl Clients {
         let open = self.calls.fetch_add(1, Ordering::Relaxed);
         let of_network = network.as_ref().map_or(0, |calls| calls.fetch_add(1, Ordering::Relaxed));
         let place = CallPlace { clients: Arc::clone(self), network };
-        let (whose, open, limit) = if of_network >= limits::CALLS_OF_ADDRESS {
-            (" of this address", of_network, limits::CALLS_OF_ADDRESS)
+        let (metric, whose, open, limit) = if of_network >= limits::CALLS_OF_ADDRESS {
+            ("calls_of_address", " of this address", of_network, limits::CALLS_OF_ADDRESS)
         } else if open >= limits::CALLS {
-            ("", open, limits::CALLS)
+            ("calls", "", open, limits::CALLS)
         } else {
             return Ok(place);
         };
+        metrics::count_refused(metric);
         let message = format!("too many calls{whose}: {open} are open, the limit is {limit}; retry later");
         Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER))
     }
@@ -176,6 +183,7 @@ impl Clients {
             state.calls_until = until;
             return Ok(());
         }
+        metrics::count_refused("calls_per_second");
         let message =
             format!("too many calls of {}: the limit is {rate} in a second; retry later", client.describe());
         Err(Error::new(Reason::Overloaded, message).retry_after(ahead - BURST.max(each)))
@@ -190,6 +198,7 @@ impl Clients {
         let state = known.state(client, Instant::now())?;
         let limit = self.limits.watches_per_client;
         if state.watches >= limit && *client != ClientId::Local {
+            metrics::count_refused("watches_per_client");
             let message = format!(
                 "too many watches of {}: it has {}, the limit is {limit}; end others first, or ask another reader",
                 client.describe(),
@@ -212,6 +221,7 @@ impl KnownClients {
                 self.by_id.retain(|_, state| state.counts(now));
             }
             if self.by_id.len() >= limits::CLIENTS {
+                metrics::count_refused("clients");
                 let message = format!(
                     "too many clients: {} are known, the limit is {}; retry later",
                     self.by_id.len(),

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 use crate::memory::{MemoryPermit, MemoryUse};
+use crate::metrics;
 use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
@@ -63,7 +64,7 @@ pub async fn serve_connection(
     let Ok(_memory) = tls.map(|_| reserve_tls(state)).transpose() else { return };
     let mut check = pin!(sleep(HANDSHAKE));
     let greeted = tokio::select! {
-        greeted = greet(stream, state.peer(), tls) => greeted,
+        greeted = greet(stream, state.peer(), (tls, security.access.audit())) => greeted,
         () = state.closing.cancelled() => return,
         () = &mut check => {
             tracing::debug!("closed a connection that did not finish its TLS handshake");
@@ -117,7 +118,7 @@ pub async fn serve_connection(
             }
             why = &mut refusal, if !is_refused => {
                 is_refused = true;
-                tracing::info!(peer = ?state.peer(), "ended a connection: {why}");
+                tracing::info!(peer = ?state.peer(), error = why, "ended a connection");
                 serving.http().graceful_shutdown();
                 cut.as_mut().reset(Instant::now() + REFUSED_GRACE);
             }
@@ -159,6 +160,12 @@ struct CountedStream {
     linger: Option<Pin<Box<Sleep>>>,
 }
 
+fn count_sent(written: &Poll<io::Result<usize>>) {
+    if let Poll::Ready(Ok(bytes)) = written {
+        metrics::SENT_BYTES.increment(*bytes as u64);
+    }
+}
+
 impl AsyncRead for CountedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -174,6 +181,7 @@ impl AsyncRead for CountedStream {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = buf.filled().len() - before;
         self.turn += read;
+        metrics::RECEIVED_BYTES.increment(read as u64);
         if self.read < HANDSHAKE_BYTES {
             if self.read == 0
                 && buf.filled().get(before) == Some(&TLS_RECORD)
@@ -192,7 +200,9 @@ impl AsyncRead for CountedStream {
 
 impl AsyncWrite for CountedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        count_sent(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -200,7 +210,9 @@ impl AsyncWrite for CountedStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        count_sent(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -249,7 +261,8 @@ mod tests {
         const SENT: usize = 1 << 20;
         let (mut client, server) = tokio::io::duplex(SENT);
         client.write_all(&vec![0; SENT]).await.unwrap();
-        let connections = Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default());
+        let connections =
+            Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default(), Arc::default());
         let place = connections.admit(None).unwrap();
         let (stream, state) = (Connection::Memory(server), Arc::clone(&place.state));
         let mut stream = CountedStream { stream, read: 0, turn: 0, state, linger: None };

@@ -203,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_call_goes_on_in_a_task_of_its_own() {
-        let place = Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default());
+        let place = Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default(), Arc::default());
         let place = place.admit(None).unwrap();
         let memory = CallMemory::open(&place.state, ClientId::at(None), 0).unwrap();
         let calls = CallQueue::default();

@@ -17,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 use crate::memory::{MemoryAccount, MemoryBudget, MemoryUse};
+use crate::metrics::catalog;
+use crate::metrics::samples::Samples;
+use crate::service::server::activity::ServerActivity;
 use crate::service::server::clients::{Clients, NetworkCalls, network_of};
 use crate::service::server::limit_options::ServerLimits;
 
@@ -51,6 +54,7 @@ pub struct ConnectionState {
     answers_seen: AtomicU64,
     /// The number of connections that are not established, this one included until it is.
     handshakes: Arc<AtomicUsize>,
+    activity: Arc<ServerActivity>,
 }
 
 impl ConnectionState {
@@ -58,9 +62,10 @@ impl ConnectionState {
         memory: Arc<MemoryAccount>,
         clients: Arc<Clients>,
         peer: Option<IpAddr>,
-        handshakes: Arc<AtomicUsize>,
+        (handshakes, activity): (Arc<AtomicUsize>, Arc<ServerActivity>),
     ) -> ConnectionState {
         handshakes.fetch_add(1, Ordering::Relaxed);
+        activity.open_connection();
         ConnectionState {
             memory,
             closing: CancellationToken::new(),
@@ -74,6 +79,7 @@ impl ConnectionState {
             last_call_ms: AtomicU64::new(0),
             answers_seen: AtomicU64::new(0),
             handshakes,
+            activity,
         }
     }
 
@@ -97,6 +103,7 @@ impl ConnectionState {
     /// A call begins.
     pub fn begin_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.activity.begin_call();
     }
 
     /// A call ends.
@@ -135,6 +142,7 @@ pub struct Connections {
     clients: Arc<Clients>,
     /// The number of connections that are not established.
     handshakes: Arc<AtomicUsize>,
+    activity: Arc<ServerActivity>,
     open: Mutex<OpenConnections>,
 }
 
@@ -181,6 +189,7 @@ pub struct ConnectionPlace {
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.state.establish();
+        self.connections.activity.close_connection();
         let mut open = self.connections.open.lock();
         open.by_id.remove(&self.id);
         if let Some(network) = self.state.peer.map(network_of)
@@ -195,10 +204,15 @@ impl Drop for ConnectionPlace {
 }
 
 impl Connections {
-    /// No connections, and room for `limit` of them.
-    pub fn new(budget: Arc<MemoryBudget>, limit: usize, limits: ServerLimits) -> Arc<Connections> {
+    /// No connections, and room for `limit` of them. They and their calls are counted.
+    pub fn new(
+        budget: Arc<MemoryBudget>,
+        limit: usize,
+        limits: ServerLimits,
+        activity: Arc<ServerActivity>,
+    ) -> Arc<Connections> {
         let (clients, handshakes) = (Clients::new(limits), Arc::default());
-        Arc::new(Connections { budget, limit, clients, handshakes, open: Mutex::default() })
+        Arc::new(Connections { budget, limit, clients, handshakes, activity, open: Mutex::default() })
     }
 
     /// The most connections of one network.
@@ -227,7 +241,8 @@ impl Connections {
         open.next_id += 1;
         let account = MemoryAccount::new(Arc::clone(&self.budget));
         let (clients, handshakes) = (Arc::clone(&self.clients), Arc::clone(&self.handshakes));
-        let mut state = ConnectionState::new(account, clients, peer, handshakes);
+        let mut state =
+            ConnectionState::new(account, clients, peer, (handshakes, Arc::clone(&self.activity)));
         if let Some(network) = network {
             let of_network = open.by_network.entry(network).or_default();
             of_network.connections += 1;
@@ -236,6 +251,19 @@ impl Connections {
         let state = Arc::new(state);
         open.by_id.insert(id, Arc::clone(&state));
         Some(ConnectionPlace { connections: Arc::clone(self), id, state })
+    }
+
+    /// Reads the metrics of connections, calls and the memory of requests.
+    pub fn sample(&self, samples: &mut Samples) {
+        samples.set(&catalog::CONNECTIONS, self.activity.connections());
+        samples.set(&catalog::CONNECTIONS_LIMIT, self.limit);
+        samples.set(&catalog::CALLS, self.clients.open_calls());
+        for usage in self.budget.usage() {
+            let name = usage.of.name();
+            samples.set_with(&catalog::REQUEST_MEMORY, &[name], usage.bytes);
+            samples.set_with(&catalog::REQUEST_MEMORY_LIMIT, &[name], usage.limit_bytes);
+            samples.set_with(&catalog::REFUSED, &[&format!("memory_{name}")], usage.refused);
+        }
     }
 
     /// Closes a connection that does nothing, if there is one.
@@ -273,7 +301,7 @@ mod tests {
     use super::*;
 
     fn with_room_for(limit: usize) -> Arc<Connections> {
-        Connections::new(MemoryBudget::new(1 << 20), limit, ServerLimits::default())
+        Connections::new(MemoryBudget::new(1 << 20), limit, ServerLimits::default(), Arc::default())
     }
 
     fn full(limit: usize) -> (Arc<Connections>, Vec<ConnectionPlace>) {
@@ -281,6 +309,18 @@ mod tests {
         let places = (0..limit).map(|i| connections.admit(Some([10, 0, 0, u8::try_from(i).unwrap()].into())));
         let places = places.map(Option::unwrap).collect();
         (connections, places)
+    }
+
+    #[test]
+    fn connections_and_calls_are_counted() {
+        let (connections, mut places) = full(2);
+        places[0].state.begin_call();
+        let state = connections.activity.to_wire();
+        assert_eq!((state.connections, state.calls), (2, 1));
+        places[0].state.end_call();
+        places.clear();
+        let state = connections.activity.to_wire();
+        assert_eq!((state.connections, state.calls), (0, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::error::{Error, Reason};
+use crate::service::access::audit::{AuditLog, AuditedCall};
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::peer::Peer;
 use crate::service::server::tls::{ServerTls, ShownCertificate};
@@ -29,11 +30,12 @@ pub struct GreetedConnection {
     pub refused: Option<Error>,
 }
 
-/// Makes the TLS handshake of a new connection, if the daemon has TLS. `None` if that failed, which is logged.
+/// Makes the TLS handshake of a new connection, if the daemon has TLS. `None` if that failed, which is logged. A client whose
+/// certificate is refused is in the audit log, too.
 pub async fn greet(
     stream: Connection,
     address: Option<IpAddr>,
-    tls: Option<&ServerTls>,
+    (tls, audit): (Option<&ServerTls>, &AuditLog),
 ) -> Option<GreetedConnection> {
     let in_clear_text = |stream, refused| GreetedConnection {
         stream,
@@ -65,9 +67,19 @@ pub async fn greet(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
         Err(error) => {
             tls.handshake_failed(address, &error);
+            if is_about_certificate(&error) {
+                let call = AuditedCall { peer: address, action: "TLS handshake", ..AuditedCall::default() };
+                audit.authentication_failed(&call, &Error::new(Reason::Unauthenticated, error.to_string()));
+            }
             None
         }
     }
+}
+
+/// Whether a handshake has failed because the client has no certificate, or one that is not accepted.
+fn is_about_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 fn tls_required() -> Error {

@@ -8,6 +8,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::limits;
 use crate::service::access::caller::Caller;
 use crate::service::access::lease::{LeaseNeeds, lease_stream};
 use crate::service::server::response_stream::ResponseStream;
@@ -18,7 +19,9 @@ pub struct DaemonHealth(HealthService);
 
 impl DaemonHealth {
     fn server(reporter: &HealthReporter) -> HealthServer<DaemonHealth> {
-        HealthServer::new(DaemonHealth(HealthService::from_health_reporter(reporter.clone())))
+        let health = DaemonHealth(HealthService::from_health_reporter(reporter.clone()));
+        // Its request is the only one that is received of whoever may call.
+        HealthServer::new(health).max_decoding_message_size(limits::HEALTH_REQUEST_BYTES)
     }
 }
 

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, Reason, Result};
+use crate::service::monitor::Monitor;
+use crate::service::server::activity::ServerActivity;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::security::Security;
 
@@ -17,6 +20,11 @@ use crate::service::server::security::Security;
 pub struct Listener {
     source: ConnectionSource,
     security: Arc<Security>,
+    activity: Arc<ServerActivity>,
+    monitor: Monitor,
+    /// Cancelled when the listener is dropped, by the guard.
+    gone: CancellationToken,
+    _guard: DropGuard,
 }
 
 #[derive(Debug)]
@@ -37,7 +45,19 @@ impl Listener {
     pub async fn bind_with(address: SocketAddr, security: Arc<Security>) -> Result<Listener> {
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|e| Error::io(format_args!("cannot listen on {address}"), &e))?;
-        Ok(Listener { source: ConnectionSource::Tcp(listener), security })
+        Ok(Listener::new(ConnectionSource::Tcp(listener), security, Monitor::default()))
+    }
+
+    fn new(source: ConnectionSource, security: Arc<Security>, monitor: Monitor) -> Listener {
+        let gone = CancellationToken::new();
+        let guard = gone.clone().drop_guard();
+        Listener { source, security, activity: Arc::default(), monitor, gone, _guard: guard }
+    }
+
+    /// The same, with the monitor of the daemon.
+    #[must_use]
+    pub fn watched_by(self, monitor: &Monitor) -> Listener {
+        Listener { monitor: monitor.clone(), ..self }
     }
 
     /// Splits a TCP listener into two that share one address, for two servers that follow each other.
@@ -54,9 +74,10 @@ impl Listener {
         };
         let halves: io::Result<_> = split();
         let (first, second) = halves.map_err(|e| Error::io("cannot split a listener", &e))?;
-        let half = |listener| Listener {
-            source: ConnectionSource::Tcp(listener),
-            security: Arc::clone(&self.security),
+        // Each server counts its own connections.
+        let half = |listener| {
+            let source = ConnectionSource::Tcp(listener);
+            Listener::new(source, Arc::clone(&self.security), self.monitor.clone())
         };
         Ok((half(first), half(second)))
     }
@@ -65,7 +86,7 @@ impl Listener {
     pub fn memory() -> (MemoryConnector, Listener) {
         let (sender, receiver) = mpsc::channel(16);
         let source = ConnectionSource::Memory(receiver);
-        (MemoryConnector(sender), Listener { source, security: Arc::default() })
+        (MemoryConnector(sender), Listener::new(source, Arc::default(), Monitor::default()))
     }
 
     /// Waits for the next connection. `None` if no more can come. An error concerns one connection, or the system is short
@@ -76,7 +97,8 @@ impl Listener {
                 let (stream, peer) = listener.accept().await?;
                 // Responses are small, and clients wait for them: do not delay them to fill packets.
                 stream.set_nodelay(true)?;
-                Ok(Some((Connection::Tcp(stream), Some(peer.ip()))))
+                // An IPv4 client of an IPv6 socket is the same client, for limits and for whoever reads its address.
+                Ok(Some((Connection::Tcp(stream), Some(peer.ip().to_canonical()))))
             }
             ConnectionSource::Memory(receiver) => {
                 Ok(receiver.recv().await.map(|stream| (Connection::Memory(stream), None)))
@@ -90,6 +112,22 @@ impl Listener {
             ConnectionSource::Tcp(listener) => listener.local_addr().ok(),
             ConnectionSource::Memory(_) => None,
         }
+    }
+
+    /// Cancelled once the listener is dropped: its server gets no new connection any more. A server that follows it at the same
+    /// address is ready only then.
+    pub fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+
+    /// What counts the connections and calls of the server.
+    pub fn activity(&self) -> &Arc<ServerActivity> {
+        &self.activity
+    }
+
+    /// The monitor of the daemon.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// How the connections are protected.

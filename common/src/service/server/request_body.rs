@@ -52,12 +52,12 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// The body of a call. If it `may_pause`, the client may be silent between two messages, as it may if the call waits for them.
-    pub fn new(incoming: Incoming, memory: CallMemory, may_pause: bool) -> RequestBody {
+    /// The body of a call, whose memory `scan` estimates. If it `may_pause`, the client may be silent between two messages, as it may if the call waits for them.
+    pub fn new(incoming: Incoming, memory: CallMemory, scan: MessageScan, may_pause: bool) -> RequestBody {
         RequestBody {
             incoming,
             memory,
-            scan: MessageScan::default(),
+            scan,
             ahead: 0,
             has_reserved_ahead: false,
             waiting: None,

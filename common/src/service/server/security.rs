@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use driftdb::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Reason, Result};
+use crate::metrics::catalog;
+use crate::metrics::samples::Samples;
 use crate::service::access::audit::AuditLog;
 use crate::service::access::caller::Caller;
 use crate::service::access::control::AccessControl;
@@ -45,6 +48,23 @@ impl Security {
     /// Writes what waits to be written to the audit log. For the end of a daemon.
     pub async fn close(&self) {
         self.access.audit().close().await;
+    }
+
+    /// Reads the files of TLS and the auth file again now. Blocks.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
+        self.access.reload();
+    }
+
+    /// Reads the metrics.
+    pub fn sample(&self, samples: &mut Samples) {
+        samples.set(&catalog::AUDIT_LOST, self.access.audit().lost());
+        let not_after = self.tls.as_ref().map(|tls| tls.not_after());
+        if let Some(end) = not_after.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
+            samples.set(&catalog::CERTIFICATE_EXPIRY, end);
+        }
     }
 
     /// What Status says to a caller.
@@ -104,6 +124,24 @@ pub fn check_address(
     Err(Error::new(Reason::ArgumentInvalid, message))
 }
 
+/// The same for the port of the metrics, which has neither TLS nor authentication.
+pub fn check_metrics_address(address: SocketAddr, is_insecure_allowed: bool) -> Result<Option<String>> {
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(None);
+    }
+    if is_insecure_allowed {
+        let warning = format!(
+            "serving metrics on {address} (--insecure-listen): everyone who reaches the address sees how this daemon is used"
+        );
+        return Ok(Some(warning));
+    }
+    let message = format!(
+        "cannot serve metrics on {address}: the port has neither TLS nor authentication, and others than this machine could reach it; use \
+         127.0.0.1, or use --insecure-listen if only you can reach that network"
+    );
+    Err(Error::new(Reason::ArgumentInvalid, message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +158,17 @@ mod tests {
         let state = Security::open(&options, loopback, &shutdown).await.unwrap().to_wire(&Caller::everyone());
         assert_eq!(state, v1::SecurityState::default());
         assert!(Security::open(&SecurityArgs::default(), address, &shutdown).await.is_err());
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_unless_the_operator_says_otherwise() {
+        for loopback in ["127.0.0.1:0", "[::1]:9"] {
+            assert_eq!(check_metrics_address(loopback.parse().unwrap(), false).unwrap(), None);
+        }
+        let outside = "0.0.0.0:9401".parse().unwrap();
+        let error = check_metrics_address(outside, false).unwrap_err();
+        assert_eq!(error.reason(), Reason::ArgumentInvalid);
+        assert!(check_metrics_address(outside, true).unwrap().unwrap().contains("0.0.0.0:9401"));
     }
 
     #[test]

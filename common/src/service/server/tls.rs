@@ -78,7 +78,7 @@ impl ServerTls {
         let opened = tokio::task::spawn_blocking(move || open_files(paths)).await;
         let files = opened
             .map_err(|e| Error::new(Reason::Internal, format!("reading the TLS files failed: {e}")))??;
-        files.follow(shutdown.clone())?;
+        files.follow(shutdown.clone());
         let tls = ServerTls {
             files,
             ended: AtomicU64::new(0),
@@ -96,6 +96,11 @@ impl ServerTls {
     /// The end of the validity of the daemon's certificate.
     pub fn not_after(&self) -> SystemTime {
         self.files.current().not_after
+    }
+
+    /// Reads the files again now. Blocks.
+    pub fn reload(&self) {
+        self.files.reload();
     }
 
     /// Why the newest files are not in use; `None` if they are.
@@ -171,10 +176,10 @@ impl ServerTls {
 
 /// Reads the certificate, the key and, if it is named, the file of client CAs.
 fn open_files(paths: Vec<PathBuf>) -> Result<Arc<ReloadedFiles<TlsSettings>>> {
-    ReloadedFiles::open("the TLS files", paths, |files| match files {
+    ReloadedFiles::open("the TLS files", paths, |files| match files? {
         [certificate, key] => settings(certificate, key, None),
         [certificate, key, clients] => settings(certificate, key, Some(clients)),
-        _ => Err(Error::new(Reason::Internal, format!("TLS has {} files", files.len()))),
+        other => Err(Error::new(Reason::Internal, format!("TLS has {} files", other.len()))),
     })
 }
 

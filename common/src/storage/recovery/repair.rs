@@ -54,7 +54,7 @@ pub(super) fn repair(
     }
     log.begin_incarnation(last_seq)?;
     log.publish_all(last_seq, last_ms)?;
-    tracing::info!(last_seq, term = log.term(), tables = log.tables.len(), "opened for writing");
+    tracing::info!(seq = last_seq, term = log.term(), tables = log.tables.len(), "opened for writing");
     Ok(log)
 }
 
@@ -87,13 +87,13 @@ fn adopt_table(
         let kept = log.dir.torn_tail(&name, number, log.term());
         let temporary = kept.with_extension(format!("{}.tmp", log.term()));
         fs::replace_via(&*log.fs, &temporary, &kept, tail.get(..torn_len).unwrap_or_default())?;
-        let file = kept.display().to_string();
+        let path = kept.display().to_string();
         tracing::warn!(
             table = name,
             segment = number,
             offset = end,
             bytes = torn_len,
-            file,
+            path,
             "cut a torn tail"
         );
     }

@@ -13,6 +13,8 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::error::{Reason, Result};
 use crate::format::sst::{Block, TARGET_BYTES};
+use crate::metrics::catalog;
+use crate::metrics::samples::Samples;
 use crate::storage::descriptors::{DescriptorShares, RecentlyUsed};
 use crate::storage::fs::File;
 
@@ -75,6 +77,8 @@ pub struct BlockCache {
     budget: u64,
     next_id: AtomicU64,
     files: Mutex<OpenFileTable>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 struct OpenFileTable {
@@ -102,6 +106,8 @@ impl BlockCache {
                 open: HashMap::new(),
                 used: RecentlyUsed::new(DescriptorShares::of_process().sst_files),
             }),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         })
     }
 
@@ -121,7 +127,18 @@ impl BlockCache {
     }
 
     pub(super) fn get(&self, file: u64, offset: u64) -> Option<CachedBlock> {
-        self.blocks.get(&BlockKey(file, offset))
+        let found = self.blocks.get(&BlockKey(file, offset));
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Reads the metrics of the cache.
+    pub fn sample(&self, samples: &mut Samples) {
+        samples.set(&catalog::CACHE_BYTES, self.used_bytes());
+        samples.set(&catalog::CACHE_LIMIT, self.budget);
+        samples.set_with(&catalog::CACHE_REQUESTS, &["hit"], self.hits.load(Ordering::Relaxed));
+        samples.set_with(&catalog::CACHE_REQUESTS, &["miss"], self.misses.load(Ordering::Relaxed));
     }
 
     pub(super) fn put(&self, file: u64, offset: u64, block: CachedBlock) {

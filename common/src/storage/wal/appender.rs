@@ -21,6 +21,7 @@ use crate::storage::lock::Lock;
 pub use crate::storage::wal::append_error::AppendError;
 use crate::storage::wal::background::Background;
 use crate::storage::wal::next_segment::NextSegment;
+use crate::storage::wal::publish_gate::{OpenGate, PublishGate};
 use crate::storage::wal::segment::{ActiveSegment, SegmentFiles};
 
 /// How a log is written.
@@ -36,6 +37,8 @@ pub struct LogOptions {
     pub open_segments: usize,
     /// Whether to give up the reserve before anything is written, because an open without that found the disk full.
     pub give_up_reserve: bool,
+    /// What every group must pass before it is published.
+    pub gate: Arc<dyn PublishGate>,
 }
 
 impl Default for LogOptions {
@@ -46,6 +49,7 @@ impl Default for LogOptions {
             fencing: Fencing::Auto,
             open_segments: DescriptorShares::of_process().log_files,
             give_up_reserve: false,
+            gate: Arc::new(OpenGate),
         }
     }
 }
@@ -195,6 +199,17 @@ impl Log {
         &self.space
     }
 
+    /// Returns what every group must pass before it is published.
+    pub fn gate(&self) -> &Arc<dyn PublishGate> {
+        &self.options.gate
+    }
+
+    /// Fails if this process is not the database's writer any more.
+    pub fn check_writer(&self) -> Result<()> {
+        self.fence.check()?;
+        self.options.gate.check_writer()
+    }
+
     /// Records in LOCK the address that clients connect to.
     pub fn set_address(&mut self, address: &str) -> Result<()> {
         self.fence.check()?;
@@ -249,6 +264,22 @@ impl Log {
         last_seq: u64,
         last_ms: u64,
     ) -> Result<()> {
+        let entries = self.entries_of(ids)?;
+        self.head.publish(&entries, last_seq, last_ms, false)
+    }
+
+    /// Waits until what is about to be published may be seen.
+    pub(super) fn pass_gate(
+        &self,
+        ids: impl Iterator<Item = u64>,
+        last_seq: u64,
+        last_ms: u64,
+    ) -> Result<()> {
+        let entries = self.entries_of(ids)?;
+        self.options.gate.pass(&|| self.head.next(&entries, last_seq, last_ms))
+    }
+
+    fn entries_of(&self, ids: impl Iterator<Item = u64>) -> Result<Vec<(usize, TableEntry)>> {
         let mut entries = Vec::new();
         for id in ids {
             let table = self.table(id)?;
@@ -256,13 +287,14 @@ impl Log {
         }
         // HeadFile appends new entries one by one, so they must come in ascending order.
         entries.sort_unstable_by_key(|(index, _)| *index);
-        self.head.publish(&entries, last_seq, last_ms, false)
+        Ok(entries)
     }
 
     /// Publishes the present entry of every table, at the end of recovery.
     pub(in crate::storage) fn publish_all(&mut self, last_seq: u64, last_ms: u64) -> Result<()> {
         self.fence.check()?;
         let ids: Vec<u64> = self.tables.keys().copied().collect();
+        self.pass_gate(ids.iter().copied(), last_seq, last_ms)?;
         self.publish(ids.into_iter(), last_seq, last_ms)?;
         self.sync_head()
     }

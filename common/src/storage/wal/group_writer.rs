@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Reason, Result};
 use crate::format::frame::FrameAddress;
+use crate::metrics;
 use crate::planted::{PlantedBug, is_planted};
 use crate::storage::fs::{self, File};
 use crate::storage::wal::appender::{AppendError, Group, Log, TableFrames};
@@ -138,11 +139,14 @@ impl Log {
                 self.publish(some.iter().copied(), group.last_seq, group.last_ms)?;
             }
             if !is_planted(PlantedBug::AnswerBeforeFsync) {
+                let began = Instant::now();
                 self.background.sync_all(&files).map_err(|e| Error::io("cannot sync segments", &e))?;
+                metrics::FSYNC.record(began.elapsed().as_secs_f64());
             }
         }
         // A writer that takes over after this check finds the group on disk, and keeps it.
         self.fence.check()?;
+        self.pass_gate(ids.iter().copied(), group.last_seq, group.last_ms)?;
         self.publish(ids.into_iter(), group.last_seq, group.last_ms)?;
         self.prepare_ahead(group.tables.keys().copied());
         for (name, yaml) in &group.schemas {

@@ -11,5 +11,6 @@ mod group_writer;
 mod new_table;
 pub(super) mod next_segment;
 pub mod pending_manifest;
+pub mod publish_gate;
 mod rotation;
 pub(super) mod segment;

@@ -112,7 +112,7 @@ impl NewTable {
 fn remove_directories(fs: &dyn FileSystem, dir: &DataDir, table: &str) {
     let remove = |path: &Path| match fs.remove_dir(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            tracing::debug!(error = %e, directory = %path.display(), "cannot remove a directory");
+            tracing::debug!(error = %e, path = %path.display(), "cannot remove a directory");
         }
         _ => {}
     };

@@ -100,7 +100,7 @@ pub fn run(
         + new.segment.sealed.map_or(0, |seal| seal.bytes);
     tracing::info!(
         table,
-        floor = floor.seq,
+        floor_seq = floor.seq,
         events = plan.events,
         segment = number,
         files = old.len(),

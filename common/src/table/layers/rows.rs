@@ -25,6 +25,26 @@ impl LayerMap {
         self.look_up(&sort_key(key), EventId::end_of(self.end()), true)
     }
 
+    /// Whether a row that was read from older layers of the table, which end at commit `end`, may have changed since. It is
+    /// answered from the layers after that commit alone; if they do not reach back to it, the answer is yes.
+    pub fn may_have_changed_since(&self, key: &Key, end: u64) -> Result<bool> {
+        let newer =
+            self.deltas.get(self.deltas.partition_point(|delta| delta.seq <= end)..).unwrap_or_default();
+        if newer.first().is_some_and(|delta| delta.base > end) || self.end() < end {
+            return Ok(true);
+        }
+        let (key, within) = (sort_key(key), (EventId::end_of(end), EventId::end_of(self.end())));
+        for delta in newer.iter().rev() {
+            work::step(16)?;
+            let mut fold = RowFold::default();
+            delta.fold_versions(&key, within, &mut fold)?;
+            if fold.newest().is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether the row is live at the end of the layers and was last changed at or after commit `created_at`.
     pub fn is_live(&self, key: &Key, created_at: u64) -> Result<bool> {
         let row = self.row(key, EventId::end_of(self.end()))?;

@@ -85,14 +85,19 @@ impl QueryClient {
 
     /// Concurrent clients, spread over connections.
     pub(crate) fn clients(&self, channels: &[Channel], count: usize, query: DatasetQuery) -> Vec<QueryCall> {
-        let channels = channels.iter().cycle().take(count).zip(1..);
-        let call = |(channel, seed): (&Channel, u64)| QueryCall {
-            client: self.clone(),
-            reader: reader_on(channel.clone()),
-            query,
-            random: SplitMix64::new(seed),
-        };
-        channels.map(call).collect()
+        let readers = channels.iter().cycle().take(count).map(|channel| reader_on(channel.clone()));
+        self.clients_on(readers, query)
+    }
+
+    /// A client on each of these connections.
+    pub(crate) fn clients_on(
+        &self,
+        readers: impl Iterator<Item = ReaderApi>,
+        query: DatasetQuery,
+    ) -> Vec<QueryCall> {
+        let call =
+            |(reader, seed)| QueryCall { client: self.clone(), reader, query, random: SplitMix64::new(seed) };
+        readers.zip(1..).map(call).collect()
     }
 
     /// Asks a number of queries, which a seed determines. Returns the latencies in microseconds.

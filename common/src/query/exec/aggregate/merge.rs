@@ -13,13 +13,15 @@ impl Accumulator {
     /// `QUERY_MEMORY_EXCEEDED` or `OVERLOADED` if it needs more memory than there is.
     pub fn merge(&mut self, other: &Accumulator, memory: &mut QueryMemory) -> Result<()> {
         work::step(2)?;
-        self.ignored += other.ignored;
+        self.ignored = self.ignored.wrapping_add(other.ignored);
         let is_min = self.aggregate.function == AggregateFunction::Min;
         match (&mut self.state, &other.state) {
-            (AggregateState::Count(count), AggregateState::Count(other)) => *count += other,
+            (AggregateState::Count(count), AggregateState::Count(other)) => {
+                *count = count.wrapping_add(*other);
+            }
             (AggregateState::Sum { sum, count }, AggregateState::Sum { sum: other, count: others }) => {
                 sum.merge(other);
-                *count += others;
+                *count = count.wrapping_add(*others);
             }
             (AggregateState::Extreme(best), AggregateState::Extreme(Some(new)))
                 if new.is_better(best.as_ref(), is_min) =>

@@ -1,29 +1,64 @@
 //! Groups of rows at many moments at once.
 //!
-//! A row belongs to its group for a stretch of moments. Adding it to an accumulator for each of them would cost rows times moments. The
-//! moments are the leaves of a binary tree instead, and a row is added to the few nodes that together cover its stretch. The result at
-//! a moment is that of the nodes above it, merged. Nothing is ever removed, so MIN, MAX and COUNT(DISTINCT) need no more memory
-//! than without moments, and sums are exact in any order.
+//! A row belongs to its group for a stretch of moments. Adding it to an accumulator for each of them would cost rows times moments. Counts
+//! and sums are exact, so a row can be taken out of them again: it is added at the first moment of its stretch and taken out after the
+//! last, and the result at a moment is the sum of all changes up to it.
+//!
+//! MIN, MAX and COUNT(DISTINCT) cannot take a row out. For them the moments are the leaves of a binary tree, and a row is added to the few
+//! nodes that together cover its stretch. The result at a moment is that of the nodes above it, merged.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{GroupPlan, RowGroup};
 use crate::error::Result;
 use crate::format::order_key::write_order_key;
-use crate::query::ast::Column;
+use crate::planted::{PlantedBug, is_planted};
+use crate::query::ast::{Aggregate, Column};
 use crate::query::exec::aggregate::Accumulator;
 use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
 use crate::work;
+
+/// What needs the memory.
+const WHAT: &str = "AS OF EVERY";
+
+/// What comes into a group and leaves it at one moment, or what it has by then: rows, and accumulators of the reversible aggregates.
+#[derive(Debug)]
+struct Counted {
+    /// It wraps while more rows leave than come.
+    rows: u64,
+    accumulators: Vec<Accumulator>,
+}
+
+impl Counted {
+    fn new(aggregates: &[Arc<Aggregate>]) -> Counted {
+        let accumulators = reversible(aggregates).map(|(_, aggregate)| Accumulator::new(aggregate)).collect();
+        Counted { rows: 0, accumulators }
+    }
+
+    fn merge(&mut self, change: &Counted, memory: &mut QueryMemory) -> Result<()> {
+        self.rows = self.rows.wrapping_add(change.rows);
+        for (all, some) in self.accumulators.iter_mut().zip(&change.accumulators) {
+            all.merge(some, memory)?;
+        }
+        Ok(())
+    }
+}
 
 /// A group, with the rows that it has at each moment.
 #[derive(Debug)]
 struct MomentGroup {
     /// The values of the columns of GROUP BY, encoded, in the first row.
     values: Vec<Option<Box<[u8]>>>,
-    /// The accumulators of the nodes that have rows: 1 is the root, and the children of `n` are `2n` and `2n + 1`.
+    /// What changes at each moment after the present one.
+    changes: BTreeMap<usize, Counted>,
+    /// What the group has at the present moment.
+    present: Counted,
+    /// The accumulators of the other aggregates, for the nodes that have rows: 1 is the root, and the children of `n` are `2n` and
+    /// `2n + 1`.
     nodes: BTreeMap<usize, Vec<Accumulator>>,
 }
 
@@ -33,14 +68,33 @@ pub struct MomentTable {
     plan: GroupPlan,
     /// By key, which sorts by the columns of GROUP BY.
     groups: BTreeMap<Box<[u8]>, MomentGroup>,
-    /// The number of leaves: a power of two.
-    leaves: usize,
+    moments: usize,
+    /// The present moment: results are those of this one.
+    moment: usize,
+    /// The bytes of accumulators: of the reversible aggregates, and of the others.
+    bytes: (usize, usize),
+    /// The key of a row, which is made for each.
+    key: Vec<u8>,
+}
+
+/// The reversible ones of some aggregates, with their positions.
+fn reversible(aggregates: &[Arc<Aggregate>]) -> impl Iterator<Item = (usize, &Arc<Aggregate>)> {
+    aggregates.iter().enumerate().filter(|(_, aggregate)| aggregate.is_reversible())
+}
+
+/// The others.
+fn irreversible(aggregates: &[Arc<Aggregate>]) -> impl Iterator<Item = (usize, &Arc<Aggregate>)> {
+    aggregates.iter().enumerate().filter(|(_, aggregate)| !aggregate.is_reversible())
 }
 
 impl MomentTable {
     /// No rows at any of `moments` moments.
     pub fn new(plan: GroupPlan, moments: usize) -> MomentTable {
-        MomentTable { plan, groups: BTreeMap::new(), leaves: moments.next_power_of_two() }
+        let bytes = (
+            super::bytes_of(reversible(plan.aggregates()).map(|(_, aggregate)| aggregate)),
+            super::bytes_of(irreversible(plan.aggregates()).map(|(_, aggregate)| aggregate)),
+        );
+        MomentTable { plan, groups: BTreeMap::new(), moments, moment: 0, bytes, key: Vec::new() }
     }
 
     /// What is computed of each group.
@@ -48,73 +102,152 @@ impl MomentTable {
         &self.plan
     }
 
-    /// Adds a row to its group at a stretch of moments.
+    /// Adds a row to its group at a stretch of moments. All rows are added before the first moment.
     ///
     /// # Errors
     /// `QUERY_MEMORY_EXCEEDED` or `OVERLOADED` if it needs more memory than there is; `CORRUPT` if the document is damaged.
     pub fn add(&mut self, row: RowRef<'_>, at: Range<usize>, memory: &mut QueryMemory) -> Result<()> {
         work::step(4)?;
-        let MomentTable { plan, groups, leaves } = self;
-        let mut key = Vec::new();
-        for column in &plan.group_by {
-            write_order_key(&mut key, column.value_in(row)?.as_deref(), false)?;
+        self.key.clear();
+        for column in &self.plan.group_by {
+            write_order_key(&mut self.key, column.value_in(row)?.as_deref(), false)?;
         }
-        let group = match groups.entry(key.into_boxed_slice()) {
-            Entry::Occupied(group) => group.into_mut(),
-            Entry::Vacant(place) => {
-                let of = |column: &Column| Ok(column.value_in(row)?.map(|value| Box::from(&*value)));
-                let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
-                let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
-                let bytes = super::GROUP_OVERHEAD + values_bytes + 2 * place.key().len();
-                memory.charge(bytes, "GROUP BY")?;
-                place.insert(MomentGroup { values, nodes: BTreeMap::new() })
+        if !self.groups.contains_key(self.key.as_slice()) {
+            self.add_group(row, memory)?;
+        }
+        let MomentTable { plan, groups, moments, bytes, key, .. } = self;
+        let Some(group) = groups.get_mut(key.as_slice()) else { return Ok(()) };
+        let aggregates = plan.aggregates();
+        // Each value is looked up once, and each change.
+        let values = reversible(aggregates).map(|(_, aggregate)| aggregate.value_in(row));
+        let values: Vec<Option<Cow<'_, [u8]>>> = values.collect::<Result<_>>()?;
+        for (moment, is_end) in [(at.start, false), (at.end, true)] {
+            // What leaves after the last moment is never seen to leave.
+            if moment >= *moments {
+                continue;
             }
-        };
-        for node in covering(at, *leaves) {
-            let accumulators = match group.nodes.entry(node) {
-                Entry::Occupied(accumulators) => accumulators.into_mut(),
-                Entry::Vacant(place) => {
-                    memory.charge(plan.bytes_of_group(), "AS OF EVERY")?;
-                    place.insert(plan.new_group(Vec::new()).accumulators)
+            let change = match group.changes.get_mut(&moment) {
+                Some(change) => change,
+                None => {
+                    memory.charge(super::GROUP_OVERHEAD + bytes.0, WHAT)?;
+                    group.changes.entry(moment).or_insert(Counted::new(aggregates))
                 }
             };
-            for accumulator in accumulators {
-                accumulator.add(row, memory)?;
+            change.rows = change.rows.wrapping_add(if is_end { u64::MAX } else { 1 });
+            for (accumulator, value) in change.accumulators.iter_mut().zip(&values) {
+                match value {
+                    None => {}
+                    Some(value) if is_end && !is_planted(PlantedBug::RowsCountedTwice) => {
+                        accumulator.remove_value(value)?;
+                    }
+                    Some(value) => accumulator.add_value(value, memory)?,
+                }
+            }
+        }
+        add_to_nodes(plan, group, row, (at, *moments), (bytes.1, memory))
+    }
+
+    fn add_group(&mut self, row: RowRef<'_>, memory: &mut QueryMemory) -> Result<()> {
+        let MomentTable { plan, groups, bytes, key, .. } = self;
+        let of = |column: &Column| Ok(column.value_in(row)?.map(|value| Box::from(&*value)));
+        let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
+        let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
+        memory.charge(super::GROUP_OVERHEAD + values_bytes + 2 * key.len() + bytes.0, "GROUP BY")?;
+        let present = Counted::new(plan.aggregates());
+        let group = MomentGroup { values, changes: BTreeMap::new(), present, nodes: BTreeMap::new() };
+        groups.insert(key.as_slice().into(), group);
+        Ok(())
+    }
+
+    /// Goes on to a moment, which must not lie before the last one, and gives back what was held for those up to it.
+    ///
+    /// # Errors
+    /// Only that the present work was stopped.
+    pub fn go_to(&mut self, moment: usize, memory: &mut QueryMemory) -> Result<()> {
+        self.moment = moment;
+        for group in self.groups.values_mut() {
+            work::step(4)?;
+            while let Some(first) = group.changes.first_entry().filter(|first| *first.key() <= moment) {
+                work::step(4)?;
+                group.present.merge(&first.remove(), memory)?;
+                memory.release(super::GROUP_OVERHEAD + self.bytes.0);
             }
         }
         Ok(())
     }
 
-    /// The groups that have rows at a moment, in order; without GROUP BY one, also if it has none. What they hold is charged to
+    /// The groups that have rows at the present moment, in order; without GROUP BY one, also if it has none. What they hold is charged to
     /// `memory`.
     ///
     /// # Errors
     /// As [`MomentTable::add`].
-    pub fn groups_at(&self, moment: usize, memory: &mut QueryMemory) -> Result<Vec<RowGroup>> {
+    pub fn groups(&self, memory: &mut QueryMemory) -> Result<Vec<RowGroup>> {
+        let plan = &self.plan;
         let mut found = Vec::new();
-        for group in self.groups.values() {
+        for group in self.groups.values().filter(|group| group.present.rows > 0) {
             work::step(4)?;
-            let mut node = self.leaves + moment;
-            let mut merged: Option<RowGroup> = None;
-            while node > 0 {
-                if let Some(accumulators) = group.nodes.get(&node) {
-                    if merged.is_none() {
-                        memory.charge(self.plan.bytes_of_group(), "AS OF EVERY")?;
-                    }
-                    let merged = merged.get_or_insert_with(|| self.plan.new_group(group.values.clone()));
-                    for (all, some) in merged.accumulators.iter_mut().zip(accumulators) {
-                        all.merge(some, memory)?;
+            memory.charge(plan.bytes_of_group(), WHAT)?;
+            let mut row_group = plan.new_group(group.values.clone());
+            for ((at, _), counted) in reversible(plan.aggregates()).zip(&group.present.accumulators) {
+                if let Some(accumulator) = row_group.accumulators.get_mut(at) {
+                    *accumulator = counted.clone();
+                }
+            }
+            let mut node = leaves(self.moments) + self.moment;
+            while node > 0 && !group.nodes.is_empty() {
+                let accumulators = group.nodes.get(&node).into_iter().flatten();
+                for ((at, _), some) in irreversible(plan.aggregates()).zip(accumulators) {
+                    if let Some(accumulator) = row_group.accumulators.get_mut(at) {
+                        accumulator.merge(some, memory)?;
                     }
                 }
                 node /= 2;
             }
-            found.extend(merged);
+            found.push(row_group);
         }
-        if found.is_empty() && self.plan.group_by.is_empty() {
-            found.push(self.plan.new_group(Vec::new()));
+        if found.is_empty() && plan.group_by.is_empty() {
+            found.push(plan.new_group(Vec::new()));
         }
         Ok(found)
     }
+}
+
+/// Adds a row to the nodes of a group that cover a stretch of so many moments, for the aggregates that are not reversible. Their
+/// accumulators take so many bytes.
+fn add_to_nodes(
+    plan: &GroupPlan,
+    group: &mut MomentGroup,
+    row: RowRef<'_>,
+    (at, moments): (Range<usize>, usize),
+    (bytes, memory): (usize, &mut QueryMemory),
+) -> Result<()> {
+    let mut nodes = Vec::new();
+    for (place, (_, aggregate)) in irreversible(plan.aggregates()).enumerate() {
+        if nodes.is_empty() {
+            nodes = covering(at.clone(), leaves(moments));
+        }
+        let Some(value) = aggregate.value_in(row)? else { continue };
+        for node in &nodes {
+            let accumulators = match group.nodes.get_mut(node) {
+                Some(accumulators) => accumulators,
+                None => {
+                    memory.charge(super::GROUP_OVERHEAD + bytes, WHAT)?;
+                    let new =
+                        irreversible(plan.aggregates()).map(|(_, aggregate)| Accumulator::new(aggregate));
+                    group.nodes.entry(*node).or_insert(new.collect())
+                }
+            };
+            if let Some(accumulator) = accumulators.get_mut(place) {
+                accumulator.add_value(&value, memory)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of leaves for so many moments.
+fn leaves(moments: usize) -> usize {
+    moments.next_power_of_two()
 }
 
 /// The nodes that together cover a range of leaves: at most two on each level.
@@ -137,28 +270,4 @@ fn covering(range: Range<usize>, leaves: usize) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nodes_of_a_range_lie_above_its_leaves_and_no_others() {
-        for leaves in [1, 2, 8, 16] {
-            for start in 0..=leaves {
-                for end in start..=leaves {
-                    let nodes = covering(start..end, leaves);
-                    for leaf in 0..leaves {
-                        let mut above = std::iter::successors(Some(leaf + leaves), |node| {
-                            Some(node / 2).filter(|n| *n > 0)
-                        });
-                        let count = above.by_ref().filter(|node| nodes.contains(node)).count();
-                        assert_eq!(
-                            count,
-                            usize::from((start..end).contains(&leaf)),
-                            "{start}..{end} of {leaves}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

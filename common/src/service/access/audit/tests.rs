@@ -150,6 +150,41 @@ fn what_a_client_sends_cannot_make_a_line_long() {
     assert_eq!(sink.lines()[0]["more_tables"], 1000 - TABLES_LISTED);
 }
 
+#[test]
+fn a_name_that_a_terminal_would_obey_is_written_as_escapes() {
+    let (log, sink) = start(AuditedCalls::WRITES);
+    let names = [
+        "a\nb\r\t\0",
+        "\u{1b}[2J",
+        "\u{9b}2J\u{85}",
+        "\u{7f}",
+        "x\u{202e}y\u{2066}",
+        "\u{2028}",
+        "\u{e0041}",
+        "größe 表",
+    ];
+    log.call(AuditedCalls::WRITES, &call(&names));
+    close(&log);
+    let text = String::from_utf8(sink.written.lock().clone()).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    let is_obeyed =
+        |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2066}\u{2028}\u{e0041}".contains(c));
+    assert!(!text.contains(is_obeyed) && text.contains("größe 表"), "{text}");
+    // Nothing of them is lost.
+    assert_eq!(sink.lines()[0]["tables"], serde_json::json!(names));
+}
+
+#[test]
+fn whoever_has_no_token_cannot_hide_what_others_are_denied() {
+    let (log, sink) = start(AuditedCalls::default());
+    for _ in 0..10 * limits::AUDIT_REFUSALS_PER_SECOND {
+        log.authentication_failed(&call(&[]), &refusal());
+    }
+    log.denied(&call(&["orders"]), &refusal());
+    close(&log);
+    assert_eq!(sink.lines().iter().filter(|line| line["event"] == "denied").count(), 1);
+}
+
 /// A file in the temporary directory. Dropping it removes it, and the older ones.
 struct TemporaryLog(std::path::PathBuf);
 

@@ -1,0 +1,51 @@
+//! The folder in a bucket in which `bench` measures.
+
+use driftdb_common::bucket::fencing::IDENTITY;
+use driftdb_common::bucket::store::BucketStore;
+use driftdb_common::error::Result;
+use uuid::Uuid;
+
+use crate::commands::backup::bucket_work::on_thread;
+
+/// The folders of a database in a bucket.
+const FOLDERS: [&str; 3] = ["log", "files", "kept"];
+
+/// A folder that no other has, with a database for each side.
+pub(super) struct BenchFolder {
+    url: String,
+}
+
+impl BenchFolder {
+    /// A folder below a URL.
+    pub(super) fn new(url: &str) -> BenchFolder {
+        let id = Uuid::new_v4().simple();
+        BenchFolder { url: format!("{}/driftdb-bench-{id}", url.trim_end_matches('/')) }
+    }
+
+    /// The URL of a side's database.
+    pub(super) fn of(&self, side: &str) -> String {
+        format!("{}/{side}", self.url)
+    }
+
+    /// Removes all objects of some sides.
+    pub(super) async fn remove(&self, sides: &[&str]) -> Result<()> {
+        let urls: Vec<String> = sides.iter().map(|side| self.of(side)).collect();
+        on_thread("the removal of the objects", move || urls.iter().try_for_each(|url| remove_all(url))).await
+    }
+}
+
+fn remove_all(url: &str) -> Result<()> {
+    let store = BucketStore::open(url)?;
+    for folder in FOLDERS {
+        for object in store.list(folder)? {
+            store.delete(&object.name)?;
+        }
+    }
+    store.delete(IDENTITY)
+}
+
+/// The number of objects that are files of their own.
+pub(super) async fn count_files(url: &str) -> Result<usize> {
+    let url = url.to_owned();
+    on_thread("the listing", move || Ok(BucketStore::open(&url)?.list("files")?.len())).await
+}

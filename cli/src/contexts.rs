@@ -1,0 +1,348 @@
+//! Named databases in the user's configuration file: where their daemons are, and how to connect to them.
+//!
+//! An option on the command line comes first, then its environment variable, then the context. The file says where tokens are sent, so,
+//! as ssh does with its own, driftctl refuses a file that others may change, and token and key files that others may read.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use driftdb_common::error::{Error, Reason, Result, nearest};
+use driftdb_common::service::config_file::{line_of, toml_string};
+use driftdb_common::storage::fs::ownership::foreign_access;
+use driftdb_common::storage::fs::{self, OsFileSystem};
+use serde::Deserialize;
+
+use crate::args::{Format, GivenOptions, GlobalArgs, parse_time_zone};
+
+/// A longer file is none of ours.
+const FILE_BYTES: u64 = 1 << 20;
+/// The longest name of a context.
+const NAME_BYTES: usize = 64;
+
+/// The content of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ContextsContent {
+    /// The context in use if none is named.
+    pub(crate) current: Option<String>,
+    /// The contexts by name.
+    pub(crate) context: BTreeMap<String, ContextEntry>,
+}
+
+/// One named database. The keys are those of the options.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct ContextEntry {
+    pub(crate) writer: Vec<String>,
+    pub(crate) reader: Vec<String>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) tls_ca: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) tls_server_name: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) tz: Option<String>,
+    pub(crate) output: Option<String>,
+}
+
+/// The file and where it is.
+#[derive(Debug)]
+pub(crate) struct ContextsFile {
+    path: PathBuf,
+    /// The content.
+    pub(crate) content: ContextsContent,
+}
+
+/// Where the file is; `None` if the environment names no directory for it.
+fn path_of(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let config = var("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    let home = || var("HOME").filter(|path| path.is_absolute()).map(|home| home.join(".config"));
+    Some(config.or_else(home)?.join("driftctl/config.toml"))
+}
+
+impl ContextsFile {
+    /// Reads the file of this user. It is empty if it does not exist.
+    pub(crate) fn open() -> Result<ContextsFile> {
+        let path = path_of(|name| env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
+            invalid("there is no place for contexts: set HOME or XDG_CONFIG_HOME to an absolute path")
+        })?;
+        let content = match read(&path)? {
+            Some(text) => parse(&path, &text)?,
+            None => ContextsContent::default(),
+        };
+        Ok(ContextsFile { path, content })
+    }
+
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A context by its name.
+    pub(crate) fn named(&self, name: &str) -> Result<&ContextEntry> {
+        self.content.context.get(name).ok_or_else(|| {
+            let near = nearest(name, self.content.context.keys().map(String::as_str));
+            let near = near.map(|near| format!("; did you mean {near:?}?"));
+            let hint = near.unwrap_or_else(|| format!("; `driftctl context add {name}` adds it"));
+            invalid(format!("context {name:?} does not exist in {}{hint}", self.path.display()))
+        })
+    }
+
+    /// Writes the file, which only its owner may read or change. After a crash it is the old one or the new one.
+    pub(crate) fn save(&self) -> Result<()> {
+        let failed = |e: io::Error| Error::io(format_args!("cannot write {}", self.path.display()), &e);
+        // A link stays a link: what it points to is replaced.
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let (disk, directory) = (OsFileSystem::shared(), path.parent().unwrap_or(Path::new(".")));
+        disk.create_dir(directory).map_err(failed)?;
+        let temporary = path.with_extension(format!("toml.{}", std::process::id()));
+        fs::remove_if_exists(&*disk, &temporary).map_err(failed)?;
+        fs::create_small_output(&temporary, self.text().as_bytes(), true)?;
+        disk.rename(&temporary, &path).map_err(failed)?;
+        disk.sync_dir(directory).map_err(failed)
+    }
+
+    /// The text of the file.
+    fn text(&self) -> String {
+        let mut text =
+            String::from("# Contexts of driftctl. `driftctl context --help` tells how to change them.\n");
+        if let Some(current) = &self.content.current {
+            text += &format!("current = {}\n", toml_string(current));
+        }
+        for (name, entry) in &self.content.context {
+            text += &format!("\n[context.{}]\n", toml_string(name));
+            for (key, values) in entry.settings() {
+                let quoted: Vec<String> = values.iter().map(|value| toml_string(value)).collect();
+                text += &match key {
+                    "writer" | "reader" => format!("{key} = [{}]\n", quoted.join(", ")),
+                    _ => format!("{key} = {}\n", quoted.join("")),
+                };
+            }
+        }
+        text
+    }
+}
+
+/// The text of the file; `None` if it does not exist. Fails if others may change it.
+fn read(path: &Path) -> Result<Option<String>> {
+    let failed = |e: &io::Error| Error::io(format_args!("cannot read {}", path.display()), e);
+    let access = match foreign_access(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        // HOME is that of another user, as after a change of the user without a change of the environment.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(e) => return Err(failed(&e)),
+        Ok(access) => access,
+    };
+    if access.is_foreign {
+        return Err(unsafe_file(path, "it belongs to another user", "make a file of your own"));
+    }
+    if access.is_writable {
+        let what = format!("others may change it (its permissions are {:04o})", access.mode);
+        return Err(unsafe_file(path, &what, &format!("run `chmod 600 {}`", path.display())));
+    }
+    let mut text = String::new();
+    let read = fs::open_input(path)?.take(FILE_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|e| failed(&e))?;
+    if text.len() as u64 > FILE_BYTES {
+        return Err(invalid(format!("{}: the file has over {} MiB", path.display(), FILE_BYTES >> 20)));
+    }
+    Ok(Some(text))
+}
+
+fn parse(path: &Path, text: &str) -> Result<ContextsContent> {
+    toml::from_str(text).map_err(|error| {
+        let line = line_of(text, error.span().map_or(0, |span| span.start));
+        invalid(format!("{}:{line}: {}", path.display(), error.message()))
+    })
+}
+
+/// Fails if a file with a secret is one that others may read.
+fn check_secret(path: &Path) -> Result<()> {
+    // A file that is missing is reported when it is used.
+    let Ok(access) = foreign_access(path) else { return Ok(()) };
+    if access.is_readable || access.is_writable {
+        let what = format!("others may read or change it (its permissions are {:04o})", access.mode);
+        return Err(unsafe_file(path, &what, &format!("run `chmod 600 {}`", path.display())));
+    }
+    Ok(())
+}
+
+fn unsafe_file(path: &Path, what: &str, remedy: &str) -> Error {
+    invalid(format!("cannot use {}: {what}; {remedy}", path.display()))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Reason::ArgumentInvalid, message)
+}
+
+/// Fails unless a context may have a name: it is a word in a prompt.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if name.is_empty() || name.len() > NAME_BYTES || !name.chars().all(is_allowed) {
+        let message =
+            format!("the name of a context has 1 to {NAME_BYTES} letters, digits or characters of _-.");
+        return Err(invalid(message));
+    }
+    Ok(())
+}
+
+impl ContextEntry {
+    /// A context of the options that were given on the command line. Paths become absolute.
+    pub(crate) fn of_options(global: &GlobalArgs, given: &GivenOptions) -> Result<ContextEntry> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path)
+                .map_err(|e| Error::io(format_args!("cannot use {}", path.display()), &e))
+        };
+        let path = |id: &str, path: &Option<PathBuf>| {
+            path.as_ref().filter(|_| given.on_command_line(id)).map(absolute).transpose()
+        };
+        let list = |id: &str, list: &[String]| match given.on_command_line(id) {
+            true => list.to_vec(),
+            false => Vec::new(),
+        };
+        let tls = &global.tls;
+        let entry = ContextEntry {
+            writer: list("writer", &global.writer),
+            reader: list("reader", &global.reader),
+            data: path("data", &global.data)?,
+            tls_ca: path("tls_ca", &tls.tls_ca)?,
+            tls_cert: path("tls_cert", &tls.tls_cert)?,
+            tls_key: path("tls_key", &tls.tls_key)?,
+            tls_server_name: tls.tls_server_name.clone().filter(|_| given.on_command_line("tls_server_name")),
+            token_file: path("token_file", &global.token_file)?,
+            tz: global.tz.clone().filter(|_| given.on_command_line("tz")),
+            output: global.output.filter(|_| given.on_command_line("output")).map(format_name),
+        };
+        if entry.data.is_some() && !(entry.writer.is_empty() && entry.reader.is_empty()) {
+            return Err(invalid("a context has either --data or --writer and --reader"));
+        }
+        if entry == ContextEntry::default() {
+            return Err(invalid(
+                "the context has no options: name the daemons, for example with --writer URL --reader URL, or a directory with --data DIR",
+            ));
+        }
+        entry.check()?;
+        Ok(entry)
+    }
+
+    /// Each key that has a value, with its values as text.
+    pub(crate) fn settings(&self) -> Vec<(&'static str, Vec<String>)> {
+        let path = |path: &Option<PathBuf>| path.iter().map(|path| path.display().to_string()).collect();
+        let text = |text: &Option<String>| text.iter().cloned().collect();
+        let all: [(&'static str, Vec<String>); 10] = [
+            ("writer", self.writer.clone()),
+            ("reader", self.reader.clone()),
+            ("data", path(&self.data)),
+            ("tls-ca", path(&self.tls_ca)),
+            ("tls-cert", path(&self.tls_cert)),
+            ("tls-key", path(&self.tls_key)),
+            ("tls-server-name", text(&self.tls_server_name)),
+            ("token-file", path(&self.token_file)),
+            ("tz", text(&self.tz)),
+            ("output", text(&self.output)),
+        ];
+        all.into_iter().filter(|(_, values)| !values.is_empty()).collect()
+    }
+
+    /// Fails if a value is none that its option takes, or a file with a secret is open to others.
+    fn check(&self) -> Result<()> {
+        if let Some(tz) = &self.tz {
+            parse_time_zone(tz).map_err(|why| invalid(format!("tz: {why}")))?;
+        }
+        self.format()?;
+        self.token_file.iter().chain(&self.tls_key).try_for_each(|path| check_secret(path))
+    }
+
+    fn format(&self) -> Result<Option<Format>> {
+        let parsed = |text: &String| Format::from_str(text, false);
+        let found = self.output.as_ref().map(parsed).transpose();
+        found.map_err(|_| {
+            let names = Format::value_variants().iter().map(|format| format_name(*format));
+            let names = names.collect::<Vec<_>>().join(", ");
+            invalid(format!("output = {:?} is none of {names}", self.output.as_deref().unwrap_or_default()))
+        })
+    }
+
+    /// What is left of a context for a database that is not its own: how to print, and whom to trust. A token or a key goes to no other
+    /// address than those of its context, and a command reads and writes one database.
+    fn without_database(&self) -> ContextEntry {
+        let ContextEntry { tls_ca, tz, output, .. } = self.clone();
+        ContextEntry { tls_ca, tz, output, ..ContextEntry::default() }
+    }
+
+    /// Gives options the values of the context, unless they have others. `directory` is where relative paths begin.
+    fn apply(&self, global: &mut GlobalArgs, given: &GivenOptions, directory: &Path) -> Result<()> {
+        // Whoever names daemons does not mean the context's directory, and the other way round.
+        let is_addressed = given.has("writer") || given.has("reader");
+        let path = |path: &PathBuf| directory.join(path);
+        if !given.has("data") && !is_addressed {
+            global.data = self.data.as_ref().map(path);
+        }
+        let list = |id: &str, own: &mut Vec<String>, of_context: &[String]| {
+            if !given.has(id) {
+                own.extend_from_slice(of_context);
+            }
+        };
+        list("writer", &mut global.writer, &self.writer);
+        list("reader", &mut global.reader, &self.reader);
+        let file = |id: &str, own: &mut Option<PathBuf>, of_context: &Option<PathBuf>| {
+            if !given.has(id) {
+                *own = of_context.as_ref().map(path);
+            }
+        };
+        file("tls_ca", &mut global.tls.tls_ca, &self.tls_ca);
+        file("tls_cert", &mut global.tls.tls_cert, &self.tls_cert);
+        file("tls_key", &mut global.tls.tls_key, &self.tls_key);
+        file("token_file", &mut global.token_file, &self.token_file);
+        if !given.has("tls_server_name") {
+            global.tls.tls_server_name.clone_from(&self.tls_server_name);
+        }
+        if !given.has("tz") {
+            global.tz.clone_from(&self.tz);
+        }
+        if !given.has("output") {
+            global.output = self.format()?;
+        }
+        Ok(())
+    }
+}
+
+fn format_name(format: Format) -> String {
+    format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// Gives options the values of the context that is named, or else of the current one if `uses_current` is set, unless they have others.
+/// An empty name means no context. Afterwards `global.context` is the name of the context in use.
+pub(crate) fn apply(global: &mut GlobalArgs, given: &GivenOptions, uses_current: bool) -> Result<()> {
+    let is_named = given.on_command_line("context");
+    if global.context.as_ref().is_some_and(String::is_empty) || !(is_named || uses_current) {
+        global.context = None;
+        return Ok(());
+    }
+    let named = global.context.take();
+    let file = match (ContextsFile::open(), &named) {
+        (Ok(file), _) => file,
+        // Without a place for the file there is no current context.
+        (Err(_), None) if path_of(|name| env::var_os(name).map(PathBuf::from)).is_none() => return Ok(()),
+        (Err(error), _) => return Err(error),
+    };
+    let Some(name) = named.or_else(|| file.content.current.clone()) else { return Ok(()) };
+    let entry = file.named(&name)?;
+    let directory = file.path.parent().unwrap_or(Path::new("."));
+    let of_others = ["writer", "reader", "data"].iter().any(|id| given.has(id));
+    let applied = entry.check().and_then(|()| match of_others && !is_named {
+        true => entry.without_database().apply(global, given, directory),
+        false => entry.apply(global, given, directory),
+    });
+    applied.map_err(|e| e.context(format_args!("context {name:?} in {}", file.path.display())))?;
+    global.context = Some(name);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

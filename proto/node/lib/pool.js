@@ -1,0 +1,219 @@
+// Interchangeable daemons, and calls to each of them.
+
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import grpc from "@grpc/grpc-js";
+import { isSafe } from "./address.js";
+import { ConnectionLost, errors } from "./errors.js";
+import { methods } from "./messages.js";
+import { errorOf } from "./status.js";
+
+// How long a daemon that failed or was behind is used only after the others, in milliseconds.
+const ASIDE = 5_000;
+const OPTIONS = {
+  // A connection with open calls that is silent for this long gets a ping, and is broken if that is not answered in time.
+  "grpc.keepalive_time_ms": 5_000,
+  "grpc.keepalive_timeout_ms": 5_000,
+  // The pauses after connecting failed.
+  "grpc.initial_reconnect_backoff_ms": 50,
+  "grpc.max_reconnect_backoff_ms": 500,
+  // The limit of the daemons.
+  "grpc.max_receive_message_length": 64 << 20,
+  "grpc.max_send_message_length": 64 << 20,
+  // A connection is not shared with other clients of the process, which may have other keepalive.
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+/** A daemon: its address, and a connection that is opened when it is first needed. */
+export class Backend {
+  #settings;
+  #secrets;
+  #client;
+  #aside = 0;
+
+  constructor(what, address, settings, secrets) {
+    this.what = what;
+    this.address = address;
+    this.#settings = settings;
+    this.#secrets = secrets;
+  }
+
+  /** A call with one answer. `writes`: if the answer is lost, something may have been done. */
+  unary(name, request, { writes = false, signal } = {}) {
+    const { path, requestSerialize, responseDeserialize } = methods[name];
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      const [client, metadata] = [this.#connection(), this.#metadata()];
+      const call = client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, (error, answer) => {
+        signal?.removeEventListener("abort", abort);
+        if (!error) resolve(answer);
+        else reject(signal?.aborted ? signal.reason : this.failure(error, writes));
+      });
+      const abort = () => call.cancel();
+      signal?.addEventListener("abort", abort, { once: true });
+    });
+  }
+
+  /** A call with many answers. Without a request it also takes many. */
+  stream(name, request, { writes = false, signal } = {}) {
+    signal?.throwIfAborted();
+    const { path, requestSerialize, responseDeserialize } = methods[name];
+    const [client, metadata] = [this.#connection(), this.#metadata()];
+    const call = request
+      ? client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, metadata)
+      : client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
+    return new Answers(this, call, writes, signal);
+  }
+
+  close() {
+    this.#client?.close();
+    this.#client = undefined;
+  }
+
+  /** Notes that the daemon failed or is behind, so that others are preferred for some seconds. */
+  setAside() {
+    this.#aside = Date.now() + ASIDE;
+  }
+
+  setHealthy() {
+    this.#aside = 0;
+  }
+
+  get isAside() {
+    return Date.now() < this.#aside;
+  }
+
+  failure(error, writes) {
+    const failure = errorOf(error, this, writes);
+    // The library would wait for a while before it tries again, and fail all calls meanwhile. A new connection is tried at once, and
+    // reads the files again: the certificate may have been renewed. Calls on the old one continue.
+    if (failure instanceof errors.TLS_FAILED || failure instanceof errors.UNREACHABLE) this.close();
+    return failure;
+  }
+
+  #metadata() {
+    const metadata = new grpc.Metadata();
+    const { token } = this.#secrets;
+    if (!token) return metadata;
+    if (!isSafe(this.address, this.#settings.tls)) {
+      throw new errors.ARGUMENT_INVALID(
+        `the token was not sent to ${this.address}: the connection is not encrypted, and leaves this machine; use driftdbs://`,
+      );
+    }
+    metadata.set("authorization", `Bearer ${token}`);
+    return metadata;
+  }
+
+  #connection() {
+    const { serverName } = this.#settings;
+    const name = serverName ? { "grpc.ssl_target_name_override": serverName, "grpc.default_authority": serverName } : {};
+    this.#client ??= new grpc.Client(this.address, credentials(this.#settings), { ...OPTIONS, ...name });
+    return this.#client;
+  }
+}
+
+function credentials({ tls, ca, key, cert }) {
+  if (!tls) return grpc.credentials.createInsecure();
+  const pem = (path) => {
+    if (!path) return null;
+    try {
+      return readFileSync(path);
+    } catch (error) {
+      throw new errors.TLS_FAILED(`cannot read "${path}": ${error.code}`);
+    }
+  };
+  return grpc.credentials.createSsl(pem(ca), pem(key), pem(cert));
+}
+
+/** The answers of one call, with errors of this package. */
+class Answers {
+  #call;
+  #answers;
+  #writes;
+  #signal;
+  #abort;
+
+  constructor(backend, call, writes, signal) {
+    this.backend = backend;
+    this.#call = call;
+    this.#answers = call[Symbol.asyncIterator]();
+    this.#writes = writes;
+    this.#signal = signal;
+    this.#abort = () => this.#call.cancel();
+    signal?.addEventListener("abort", this.#abort, { once: true });
+    // A call that nobody reads any more must not end the process.
+    call.on("error", () => {});
+  }
+
+  /** The next message; undefined at the end. ConnectionLost if none comes within `limit` milliseconds. */
+  async read(limit) {
+    const timer = new AbortController();
+    try {
+      const next = this.#answers.next();
+      const silence = limit === undefined ? [] : [sleep(limit, "silent", { signal: timer.signal, ref: false })];
+      const found = await Promise.race([next, ...silence]);
+      if (found === "silent") {
+        next.catch(() => {});
+        this.cancel();
+        const { what, address } = this.backend;
+        throw new ConnectionLost(`the ${what} at ${address} has not responded for ${limit} ms`);
+      }
+      if (found.done) this.#detach();
+      return found.value;
+    } catch (error) {
+      this.#detach();
+      throw this.#signal?.aborted ? this.#signal.reason : this.backend.failure(error, this.#writes);
+    } finally {
+      timer.abort();
+      // The timer was ended, not missed.
+    }
+  }
+
+  /** Sends a message, if the call takes many. */
+  send(message) {
+    this.#call.write(message);
+  }
+
+  end() {
+    this.#call.end();
+  }
+
+  cancel() {
+    this.#detach();
+    this.#call.cancel();
+  }
+
+  #detach() {
+    this.#signal?.removeEventListener("abort", this.#abort);
+  }
+}
+
+/** Interchangeable daemons. */
+export class Pool {
+  #first = 0;
+
+  constructor(what, all) {
+    this.what = what;
+    this.all = all;
+  }
+
+  /** The daemon to use first, and its index. */
+  inTurn() {
+    if (!this.all.length) throw new errors.ARGUMENT_INVALID(`the address names no ${this.what}; for example driftdb://writer:7401,reader:7402`);
+    const index = this.#first % this.all.length;
+    return { index, backend: this.all[index] };
+  }
+
+  /** Makes the next daemon the first one, unless another call has already chosen one. */
+  passOver(index) {
+    if (this.#first % this.all.length === index) this.#first = index + 1;
+  }
+
+  /** All daemons, starting with the next one in turn; those set aside come last. */
+  round() {
+    const { index } = this.inTurn();
+    this.#first = index + 1;
+    const turned = [...this.all.slice(index), ...this.all.slice(0, index)];
+    return turned.sort((one, other) => Number(one.isAside) - Number(other.isAside));
+  }
+}

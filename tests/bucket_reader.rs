@@ -1,0 +1,328 @@
+//! A reader that has only a bucket gives the answers of one beside the writer, keeps its watches, and serves what it has while the bucket
+//! does not answer.
+
+#![expect(clippy::disallowed_methods, reason = "takes a bucket away and damages it")]
+
+use std::fs;
+use std::path::Path;
+
+use driftdb::v1;
+
+use crate::harness::buckets::{
+    BackedUp, WRITER, driftctl, driftctl_lines, reader_status, text, until_reader, until_serving,
+};
+use crate::harness::condition::Random;
+use crate::harness::lane::by_lane;
+use crate::harness::random_writer::{RandomWriter, compare};
+use crate::harness::watching::{everything, resume, told, watch};
+use crate::harness::*;
+
+/// A writer that ships to a bucket, and a reader of the bucket.
+struct Shipping {
+    home: tempfile::TempDir,
+    url: String,
+    writer: Daemon,
+}
+
+impl Shipping {
+    fn start() -> Shipping {
+        let home = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", home.path().join("bucket").display());
+        let options = [&WRITER[..], &["--bucket", url.as_str(), "--bucket-interval", "20ms"]].concat();
+        let writer = Daemon::start("driftdb-writer", &home.path().join("data"), &options);
+        Shipping { writer, home, url }
+    }
+
+    fn reader(&self, cache: &str) -> Daemon {
+        follow(&self.url, &self.home.path().join(cache))
+    }
+}
+
+fn follow(url: &str, cache: &Path) -> Daemon {
+    follow_with(url, cache, &[])
+}
+
+fn follow_with(url: &str, cache: &Path, options: &[&str]) -> Daemon {
+    let options = [&["--bucket", url, "--poll-interval", "10ms"], options].concat();
+    Daemon::start("driftdb-reader", cache, &options)
+}
+
+#[tokio::test]
+async fn a_reader_of_the_bucket_answers_as_one_beside_the_writer() {
+    let shipping = Shipping::start();
+    let mut busy = RandomWriter::start(shipping.writer.as_writer().await, 7).await;
+    busy.commits(60).await;
+    let beside = Daemon::reader(&shipping.home.path().join("data"));
+    let mut remote = shipping.reader("cache");
+    let mut random = Random(3);
+    let mut moments = Vec::new();
+    for round in 0..by_lane(3, 20) {
+        busy.commits(40).await;
+        if round == 1 {
+            busy.create().await;
+            busy.snapshot(0).await;
+        }
+        moments.extend((0..3).map(|_| 1 + (random.next() >> 33) % busy.seq));
+        let (mut one, mut other) = (beside.as_reader().await, until_serving(&remote).await);
+        compare(&busy, [&mut one, &mut other], moments.iter().copied()).await;
+        // A new one has only what its directory has, and the bucket.
+        if round % 2 == 0 {
+            remote.kill();
+            remote = shipping.reader("cache");
+        }
+    }
+    // Compaction reaches it, too.
+    let floor = busy.seq / 2;
+    busy.snapshot(0).await;
+    busy.compact(0, floor).await;
+    busy.commits(20).await;
+    let fresh = shipping.reader("cache of another");
+    for daemon in [&remote, &fresh] {
+        let (mut one, mut other) = (beside.as_reader().await, until_serving(daemon).await);
+        compare(&busy, [&mut one, &mut other], moments.iter().copied()).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "slow"]
+async fn at_200_random_moments_a_reader_of_the_bucket_gives_the_same_bytes() {
+    let shipping = Shipping::start();
+    let mut busy = RandomWriter::start(shipping.writer.as_writer().await, 17).await;
+    let beside = Daemon::reader(&shipping.home.path().join("data"));
+    let (mut random, mut seen, mut compared) = (Random(29), 0, 0);
+    for round in 0..10 {
+        busy.commits(60).await;
+        match round {
+            6 => busy.create().await,
+            3 | 7 => busy.snapshot(0).await,
+            _ => {}
+        }
+        // A reader that goes on, and one that begins with an empty directory and leaves snapshots in the bucket.
+        let parts = shipping.home.path().join(format!("parts{round}"));
+        let daemon = match round % 2 {
+            0 => shipping.reader("cache"),
+            _ => follow_with(&shipping.url, &parts, &["--bucket-cache", "1000000"]),
+        };
+        let moments: Vec<u64> = (0..20).map(|_| 1 + random.below(busy.seq as usize) as u64).collect();
+        seen += moments.len();
+        let (mut one, mut other) = (beside.as_reader().await, until_serving(&daemon).await);
+        compared += compare(&busy, [&mut one, &mut other], moments.into_iter()).await;
+    }
+    println!("{compared} answers compared, at {seen} moments");
+    assert_eq!(seen, 200);
+}
+
+/// The lengths of the files in a directory, together.
+fn used_bytes(dir: &Path) -> u64 {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[tokio::test]
+async fn snapshots_that_stay_in_the_bucket_are_read_in_parts_within_a_budget() {
+    let shipping = Shipping::start();
+    let mut busy = RandomWriter::start(shipping.writer.as_writer().await, 13).await;
+    busy.commits(200).await;
+    busy.snapshot(0).await;
+    busy.commits(100).await;
+    let beside = Daemon::reader(&shipping.home.path().join("data"));
+    busy.wait_for(&mut beside.as_reader().await).await;
+    // Only a base lets a new reader leave older segments where they are.
+    let cache = shipping.home.path().join("cache");
+    let budget = 30_000;
+    let url = shipping.url.as_str();
+    let options = ["--bucket", url, "--poll-interval", "10ms", "--bucket-cache", "30000", "--cache", "0"];
+    let mut moments: Vec<u64> = (1..busy.seq).step_by(37).collect();
+    for round in 0..3 {
+        let daemon = Daemon::start("driftdb-reader", &cache, &options);
+        let (mut one, mut other) = (beside.as_reader().await, until_serving(&daemon).await);
+        compare(&busy, [&mut one, &mut other], moments.iter().copied()).await;
+        drop(daemon);
+        let parts = cache.join("parts");
+        assert!(used_bytes(&parts) > 0 && used_bytes(&parts) <= budget, "{}", used_bytes(&parts));
+        let tables = fs::read_dir(cache.join("tables")).unwrap();
+        let layers = tables.filter(|table| table.as_ref().unwrap().path().join("snapshots").exists()).count();
+        assert_eq!(layers, 0, "layers are not copied");
+        // Parts that are torn are fetched again.
+        for part in fs::read_dir(&parts).unwrap() {
+            let path = part.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            match round {
+                0 => bytes[7] ^= 1,
+                _ => bytes.truncate(5),
+            }
+            fs::write(&path, bytes).unwrap();
+        }
+        busy.commits(30).await;
+        moments.push(busy.seq);
+    }
+    // A copy of whole files is not made of parts.
+    let refused = Daemon::try_start("driftdb-reader", &cache, &["--bucket", &shipping.url]).unwrap_err();
+    assert!(refused.contains("--bucket-cache"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_watch_continues_over_a_killed_reader_of_the_bucket() {
+    let shipping = Shipping::start();
+    let mut busy = RandomWriter::start(shipping.writer.as_writer().await, 9).await;
+    busy.commits(10).await;
+    let (mut daemon, mut found, mut token) = (shipping.reader("cache"), Vec::new(), None);
+    for round in 0..4 {
+        let mut reader = until_serving(&daemon).await;
+        busy.wait_for(&mut reader).await;
+        let request = token.as_ref().map_or_else(|| watching::after(0), |token| resume(token, &everything()));
+        let mut open = watch(&mut reader, request).await.unwrap();
+        busy.commits(15).await;
+        found.extend(open.upto(busy.seq).await.iter().map(told));
+        token = Some(open.token.clone());
+        daemon.kill();
+        busy.commits(5).await;
+        // The second half of the restarts has another cache: the token is as good there.
+        daemon = shipping.reader(if round < 2 { "cache" } else { "another" });
+    }
+    let mut reader = until_serving(&daemon).await;
+    busy.wait_for(&mut reader).await;
+    let mut open = watch(&mut reader, resume(&token.unwrap(), &everything())).await.unwrap();
+    found.extend(open.upto(busy.seq).await.iter().map(told));
+    let beside = Daemon::reader(&shipping.home.path().join("data"));
+    let mut reader = beside.as_reader().await;
+    let expected = watch(&mut reader, watching::after(0)).await.unwrap().told(busy.seq).await;
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn a_bucket_that_does_not_answer_stops_nothing_and_is_named() {
+    let made = BackedUp::build(2, 16).await;
+    let cache = made.home.path().join("cache");
+    let mut daemon = Daemon::start(
+        "driftdb-reader",
+        &cache,
+        &["--bucket", &made.url(), "--poll-interval", "10ms", "--max-lag", "3s"],
+    );
+    let mut reader = until_serving(&daemon).await;
+    until_reader(&mut reader, "it has everything", |now| {
+        now.header.as_ref().unwrap().applied_seq == made.last_seq()
+    })
+    .await;
+    let is_current = |now: &v1::ReaderServiceStatusResponse| {
+        now.problems.is_empty() && now.lag.as_ref().is_none_or(|lag| lag.seconds == 0)
+    };
+    until_reader(&mut reader, "it is current", is_current).await;
+
+    // A file in the place of the bucket's directory: every request fails.
+    let away = made.home.path().join("away");
+    fs::rename(made.bucket(), &away).unwrap();
+    fs::write(made.bucket(), "not a bucket").unwrap();
+    until_reader(&mut reader, "it says that the bucket does not answer", |now| {
+        now.problems.iter().any(|problem| problem.contains("bucket"))
+            && now.lag.as_ref().unwrap().seconds >= 1
+    })
+    .await;
+    assert_eq!(select_at(&mut reader, "t0", made.last_seq()).await.unwrap().len(), {
+        made.moment(made.last_seq()).tables["t0"].as_ref().unwrap().len()
+    });
+    // It starts with what it has, too, if the bucket is empty for now.
+    daemon.kill();
+    fs::remove_file(made.bucket()).unwrap();
+    fs::create_dir(made.bucket()).unwrap();
+    daemon = Daemon::start("driftdb-reader", &cache, &["--bucket", &made.url(), "--poll-interval", "10ms"]);
+    let mut reader = until_serving(&daemon).await;
+    assert!(!select_at(&mut reader, "t0", made.last_seq()).await.unwrap().is_empty());
+
+    fs::remove_dir(made.bucket()).unwrap();
+    fs::rename(&away, made.bucket()).unwrap();
+    until_reader(&mut reader, "it recovers by itself", is_current).await;
+}
+
+#[tokio::test]
+async fn a_new_epoch_in_the_bucket_is_told_to_clients() {
+    let shipping = Shipping::start();
+    let Shipping { home, url, mut writer } = shipping;
+    let mut busy = RandomWriter::start(writer.as_writer().await, 5).await;
+    busy.commits(30).await;
+    let daemon = follow(&url, &home.path().join("cache"));
+    let mut reader = until_serving(&daemon).await;
+    busy.wait_for(&mut reader).await;
+    let epoch = reader_status(&mut reader).await.header.unwrap().epoch;
+    // The machine of the writer is lost, and another one takes over from the bucket.
+    writer.kill();
+    let options = [&WRITER[..], &["--bucket", url.as_str(), "--bucket-interval", "20ms"]].concat();
+    let next = Daemon::start("driftdb-writer", &home.path().join("another"), &options);
+    let mut other = next.as_writer().await;
+    let made = calls::run(&mut other, "CREATE TABLE after_takeover (pk=id)").await.unwrap();
+    assert_ne!(made.epoch, epoch, "commits may be missing, so the epoch is new");
+    until_reader(&mut reader, "the reader follows", |now| {
+        let header = now.header.as_ref().unwrap();
+        header.epoch == made.epoch && header.applied_seq >= made.seq
+    })
+    .await;
+    let freshness = Some(v1::Freshness { min_seq: 1, epoch, ..Default::default() });
+    let request = v1::SelectRequest { table: "t0".into(), freshness, ..Default::default() };
+    assert_eq!(reason(&select(&mut reader, request).await.unwrap_err()), "EPOCH_CHANGED");
+}
+
+#[tokio::test]
+async fn a_directory_with_anything_else_is_refused() {
+    let made = BackedUp::build(1, 8).await;
+    let refused = Daemon::try_start("driftdb-reader", &made.data(), &["--bucket", &made.url()]).unwrap_err();
+    assert!(refused.contains("cannot copy the bucket"), "{refused}");
+    // The cache of one bucket is not taken for that of another.
+    let cache = made.home.path().join("cache");
+    drop(until_serving(&follow(&made.url(), &cache)).await);
+    let other = BackedUp::build(1, 10).await;
+    let daemon = follow(&other.url(), &cache);
+    let mut reader = until_serving(&daemon).await;
+    until_reader(&mut reader, "it names the other bucket", |now| {
+        now.problems.iter().any(|problem| problem.contains("is not a mirror of the bucket"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bucket_is_queried_in_place() {
+    let made = BackedUp::build(2, 16).await;
+    let (url, seq) = (made.url(), made.backups[0]);
+    let lines = |args: &[&str]| {
+        let mut all = vec!["-d", url.as_str()];
+        all.extend(args);
+        driftctl_lines(&all)
+    };
+    let rows = |args: &[&str]| lines(args).len();
+    let expected = |seq: u64| made.moment(seq).tables["t0"].as_ref().unwrap().len();
+    assert_eq!(rows(&["select", "t0"]), expected(made.last_seq()));
+    assert_eq!(rows(&["select", "t0", "--as-of", &format!("@seq:{seq}")]), expected(seq));
+    let cache = made.home.path().join("cache");
+    let cached = ["--bucket-cache", text(&cache), "sql", "-e", "SELECT COUNT(*) FROM t0"];
+    for _ in 0..2 {
+        assert_eq!(lines(&cached)[0]["count"], expected(made.last_seq()));
+    }
+    assert!(cache.join("HEAD").exists());
+    let commits = rows(&["watch", "--from", "@seq:0", "--until", "@now"]);
+    let events: usize = made.commits.iter().map(|commit| commit.changes.len()).sum();
+    assert_eq!(commits, events);
+    let output = driftctl(&["-d", &url, "sql", "-e", "DROP TABLE t0"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a bucket can only be read"), "{output:?}");
+}
+
+#[test]
+fn a_directory_as_a_bucket_passes_the_storage_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().display());
+    let lines = driftctl_lines(&["storage-check", &url, "--bucket-interval", "10s"]);
+    let checks: Vec<&str> = lines.iter().map(|line| line["check"].as_str().unwrap()).collect();
+    let expected = [
+        "create only",
+        "create race",
+        "read after write",
+        "range",
+        "list",
+        "delete",
+        "cost, writer",
+        "cost, reader",
+    ];
+    assert_eq!(checks, expected);
+    assert!(lines.iter().all(|line| ["ok", "slow"].contains(&line["result"].as_str().unwrap())), "{lines:?}");
+    assert!(lines[6]["means"].as_str().unwrap().contains("259200 PUTs a month"), "{:?}", lines[6]);
+    let left: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().flat_map(|entry| fs::read_dir(entry.unwrap().path())).collect();
+    assert!(left.into_iter().flatten().next().is_none(), "it leaves no object behind");
+}

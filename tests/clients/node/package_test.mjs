@@ -1,0 +1,124 @@
+// What the package promises besides conformance.json.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import * as driftdb from "driftdb";
+import { Cluster } from "./cluster.mjs";
+
+const { ConnectionLost, DriftError, connect, errors, parseJson, toJson } = driftdb;
+const [docs] = process.argv.slice(2);
+const types = readFileSync(new URL("./node_modules/driftdb/index.d.ts", import.meta.url), "utf8");
+
+function eachReasonHasAClass() {
+  const rows = [...readFileSync(docs, "utf8").matchAll(/^\| `([A-Z_]+)` \| `([A-Z_]+)` \|.*\| (.+) \|$/gm)];
+  const expected = rows.map(([, reason, code, retry]) => [reason, code, !retry.startsWith("no")]).sort();
+  assert.deepEqual(Object.values(errors).map(({ reason, code, retryable }) => [reason, code, retryable]).sort(), expected);
+  const union = /export type Reason =\n(.*?);/s.exec(types)[1];
+  assert.deepEqual([...union.matchAll(/"([A-Z_]+)"/g)].map(([, reason]) => reason).sort(), expected.map(([reason]) => reason));
+  assert.ok(new errors.ROW_EXISTS("x") instanceof DriftError && new ConnectionLost("x").retryable);
+}
+
+// The types name what there is, and nothing else.
+function theTypesAreThoseOfTheCode() {
+  const named = [...types.matchAll(/^export (?:class|function|const) (\w+)/gm)].map(([, name]) => name);
+  assert.deepEqual(named.sort(), Object.keys(driftdb).sort());
+  for (const [, name, parent, body] of types.matchAll(/^export class (\w+)(?:<T>)?(?: extends (\w+))?.*?\{\n(.*?)^\}/gms)) {
+    if (parent === "Error") continue;
+    const methods = [...body.matchAll(/^  (\w+)\(/gm)].map(([, method]) => method).filter((method) => method !== "constructor");
+    const found = Object.getOwnPropertyNames(driftdb[name].prototype).filter((method) => typeof Object.getOwnPropertyDescriptor(driftdb[name].prototype, method).value === "function");
+    const inner = new Set(["constructor", "receive", "nextMessage", "take", "send", "nextEvent"]);
+    assert.deepEqual(methods.sort(), found.filter((method) => !inner.has(method)).sort(), name);
+  }
+}
+
+function jsonIsExact() {
+  for (const text of ['{"a":18446744073709551615,"b":[-9223372036854775808,1.5e300,"\\u0001 \\" 1234567890123456"],"__proto__":{"x":null}}', "[]", "9007199254740993", '{"":true,"f":false}']) {
+    assert.equal(toJson(parseJson(text)), text.replace("1.5e300", "1.5e+300"));
+  }
+  assert.equal({}.x, undefined);
+  assert.equal(parseJson("9007199254740993"), 9007199254740993n);
+  assert.equal(parseJson("9007199254740991"), 9007199254740991);
+  assert.equal(toJson({ a: undefined, b: new Date(0), c: [undefined] }), '{"b":"1970-01-01T00:00:00.000Z","c":[null]}');
+  for (const wrong of [NaN, Infinity, undefined, new Map()]) assert.throws(() => toJson(wrong), errors.DOCUMENT_INVALID);
+  for (const wrong of ["[9007199254740993", "[9007199254740993,]", '{"a" 9007199254740993}', "9007199254740993 1"]) assert.throws(() => parseJson(wrong), SyntaxError);
+}
+
+async function wrongValuesAreRefusedBeforeTheyAreSent() {
+  const table = connect("driftdb://127.0.0.1:1").table("t");
+  await assert.rejects(table.put({ id: "a", x: NaN }), errors.DOCUMENT_INVALID);
+  await assert.rejects(table.put([1]), errors.DOCUMENT_INVALID);
+  for (const key of [null, 1.5, true]) await assert.rejects(table.get(key), errors.KEY_INVALID);
+  for (const asOf of [-1n, "now", new Date(NaN)]) await assert.rejects(table.get("a", { asOf }), errors.ARGUMENT_INVALID);
+  await assert.rejects(table.get("a"), /names no reader/);
+  assert.throws(() => connect("driftdb://w,r", { token: "a secret" }), (error) => error.reason === "ARGUMENT_INVALID" && !error.message.includes("secret"));
+  assert.throws(() => connect("driftdb://w,r", { tokn: "x" }), errors.ARGUMENT_INVALID);
+}
+
+async function aSignalEndsWhatWaits(cluster) {
+  const db = connect(cluster.url());
+  const table = await db.createTable("aborted");
+  const aborted = AbortSignal.abort(new Error("enough"));
+  for (const call of [
+    () => table.get("a", { signal: aborted }),
+    () => table.put({ id: "a" }, { signal: aborted }),
+    () => table.select("", [], { signal: aborted }).all(),
+    () => table.watch({ signal: aborted }).next(),
+  ]) {
+    await assert.rejects(call, /enough/);
+  }
+  assert.equal(await table.get("a"), undefined);
+  const controller = new AbortController();
+  const watch = table.watch({ signal: controller.signal });
+  const waiting = watch.next();
+  setTimeout(() => controller.abort(new Error("enough")), 300);
+  await assert.rejects(waiting, /enough/);
+  // A write that no writer answers.
+  const nobody = connect("driftdb://127.0.0.1:1");
+  await assert.rejects(nobody.table("t").put({ id: "a" }, { signal: AbortSignal.timeout(200) }), { name: /AbortError|TimeoutError/ });
+  db.close();
+}
+
+async function closingEndsAWatch(cluster) {
+  const db = connect(cluster.url());
+  const table = await db.createTable("closed");
+  const watch = table.watch();
+  const waiting = watch.next();
+  setTimeout(() => watch.close(), 300);
+  assert.deepEqual(await waiting, { done: true, value: undefined });
+  db.close();
+}
+
+async function aTokenCountsACommitOnlyWhenItsChangesAreTaken(cluster) {
+  const db = connect(cluster.url());
+  const table = await db.createTable("tokens");
+  const { lastSeq } = await table.describe();
+  await db.commit((commit) => ["a", "b"].forEach((id) => commit.put("tokens", { id })));
+  const watch = table.watch({ afterSeq: lastSeq });
+  const next = async (from) => (await from.next()).value.key;
+  assert.equal(await next(watch), "a");
+  assert.equal(await next(table.watch({ token: watch.token })), "a", "half of a commit must come again");
+  assert.equal(await next(watch), "b");
+  await table.put({ id: "c" });
+  assert.equal(await next(watch), "c");
+  assert.equal(await next(table.watch({ token: watch.token })), "c");
+  db.close();
+}
+
+async function errorsSayWhereAStatementIsWrong(cluster) {
+  const db = connect(cluster.url());
+  await assert.rejects(db.query("SELECT * FRM t").all(), ({ reason, query }) => reason === "QUERY_SYNTAX" && query.line === 1 && query.column > 8);
+  db.close();
+}
+
+eachReasonHasAClass();
+theTypesAreThoseOfTheCode();
+jsonIsExact();
+await wrongValuesAreRefusedBeforeTheyAreSent();
+const cluster = await Cluster.start();
+await aSignalEndsWhatWaits(cluster);
+await closingEndsAWatch(cluster);
+await aTokenCountsACommitOnlyWhenItsChangesAreTaken(cluster);
+await errorsSayWhereAStatementIsWrong(cluster);
+await cluster.close();
+console.log("node package: ok");
+process.exit(0);

@@ -1,0 +1,261 @@
+"""What the package promises besides conformance.json. Run by run.sh with pytest; the fixtures are those of the package."""
+
+import asyncio
+import dataclasses
+import datetime
+import decimal
+import inspect
+import re
+import threading
+import time
+from pathlib import Path
+
+import driftdb
+import pytest
+from driftdb._pauses import Pauses
+from driftdb._transport import run
+
+pytest_plugins = ["driftdb.testing"]
+
+
+def test_each_reason_of_the_docs_has_a_class_with_its_code_and_whether_to_retry():
+    rows = re.findall(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|.*\| (.+) \|$", Path("docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    expected = {reason: (code, not retry.startswith("no")) for reason, code, retry in rows}
+    found = {reason: (error.code, error.retryable) for reason, error in driftdb.errors.BY_REASON.items()}
+    assert found == expected
+    for error in driftdb.errors.BY_REASON.values():
+        assert error.__name__ in driftdb.__all__ and error.__doc__
+
+
+def test_everything_public_is_documented():
+    for name in driftdb.__all__:
+        public = getattr(driftdb, name)
+        if not isinstance(public, type):
+            continue
+        assert public.__doc__, name
+        for member, value in vars(public).items():
+            if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert value.__doc__, f"{name}.{member}"
+
+
+def test_the_blocking_and_the_asyncio_api_are_the_same():
+    for blocking, asynchronous in [
+        (driftdb.Database, driftdb.AsyncDatabase),
+        (driftdb.Table, driftdb.AsyncTable),
+        (driftdb.Results, driftdb.AsyncResults),
+        (driftdb.Rows, driftdb.AsyncRows),
+        (driftdb.Committer, driftdb.AsyncCommitter),
+    ]:
+        names = [{name for name in dir(api) if not name.startswith("_")} for api in (blocking, asynchronous)]
+        # Attributes of instances in one, properties in the other.
+        assert names[0] - {"name", "notes", "truncated", "columns"} == names[1] - {"name"}, blocking
+
+
+def test_a_blocking_call_takes_and_says_what_that_of_asyncio_does():
+    for blocking, asynchronous in [(driftdb.Database, driftdb.AsyncDatabase), (driftdb.Table, driftdb.AsyncTable)]:
+        names = [name for name, value in vars(blocking).items() if not name.startswith("_") and inspect.isfunction(value)]
+        assert len(names) > 5
+        for name in names:
+            ours, theirs = getattr(blocking, name), getattr(asynchronous, name)
+            parameters = [
+                [(of.name, of.kind, of.default, of.annotation) for of in inspect.signature(call).parameters.values()]
+                for call in (ours, theirs)
+            ]
+            assert parameters[0] == parameters[1], f"{blocking.__name__}.{name}"
+            texts = [inspect.getdoc(call).replace("an `async with`", "a `with`").replace("Async", "") for call in (ours, theirs)]
+            assert texts[0] == texts[1], f"{blocking.__name__}.{name}"
+
+
+def test_the_messages_do_not_clash_with_generated_code():
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
+    # Another file of the same name, with a message of the same name, in the pool that generated code uses.
+    other = descriptor_pb2.FileDescriptorProto(name="driftdb/v1/types.proto", package="driftdb.v1")
+    other.message_type.add(name="Document")
+    descriptor_pool.Default().AddSerializedFile(other.SerializeToString())
+    from driftdb._messages import v1
+
+    assert v1.Document(json="{}").json == "{}"
+
+
+def test_values_without_a_counterpart_are_refused_before_they_are_sent():
+    table = driftdb.connect("driftdb://127.0.0.1:1").table("t")
+    for value in (decimal.Decimal("1.1"), float("nan"), float("inf"), datetime.date(2026, 1, 1), b"x", {1, 2}):
+        with pytest.raises(driftdb.DocumentInvalid):
+            table.put({"id": "a", "value": value})
+    for key in (None, 1.5, True, b"k"):
+        with pytest.raises(driftdb.KeyInvalid):
+            table.get(key)
+    for point in (datetime.datetime(2026, 1, 1), -1, "now", True):
+        with pytest.raises(driftdb.ArgumentInvalid):
+            table.get("a", as_of=point)
+
+
+def test_an_address_without_readers_says_so():
+    with pytest.raises(driftdb.ArgumentInvalid, match="names no reader"):
+        driftdb.connect("driftdb://127.0.0.1:1").table("t").get("a")
+
+
+def test_a_token_is_in_no_text():
+    with pytest.raises(driftdb.ArgumentInvalid) as error:
+        driftdb.connect("driftdb://w,r", token="a secret")
+    assert "secret" not in str(error.value)
+    db = driftdb.connect("driftdb://127.0.0.1:1", token="secret")
+    assert "secret" not in repr(db._database._session.address)
+
+
+def test_pauses_grow_to_a_limit_and_end():
+    pauses = Pauses(None)
+    lengths = [pauses.next() for _ in range(9)]
+    assert all(0.01 <= length <= 2 for length in lengths) and lengths[-1] >= 1
+    assert pauses.next(60) == 60
+    assert Pauses(0.1).next(0.2) is None
+
+
+def test_a_blocking_call_never_suspends():
+    async def suspended():
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError):
+        run(suspended())
+
+
+def test_the_fixture_serves_a_new_database(driftdb_database):
+    orders = driftdb_database.create_table("orders")
+    orders.put({"id": "o1"})
+    assert orders.get("o1").seq == 2
+
+
+def test_times_and_time_spans_are_points_in_time(driftdb_database):
+    table = driftdb_database.create_table("t")
+    first = table.put({"id": "a", "n": 1})
+    assert first.token.time.tzinfo is datetime.timezone.utc
+    soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    assert table.get("a", as_of=soon)["n"] == 1
+    assert table.get("a", as_of=first.token.time)["n"] == 1
+    assert table.get("a", as_of=datetime.timedelta())["n"] == 1
+    with pytest.raises(driftdb.TableNotFound):
+        table.get("a", as_of=datetime.timedelta(days=1))
+
+
+def test_rows_become_data_frames_and_arrow_tables(driftdb_database):
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    table = driftdb_database.create_table("t")
+    with driftdb_database.commit() as commit:
+        for n in range(3):
+            commit.put("t", {"id": f"k{n}", "n": n})
+    frame = table.select(order_by="n DESC").to_pandas()
+    assert isinstance(frame, pandas.DataFrame) and list(frame["n"]) == [2, 1, 0]
+    arrow = table.select().to_arrow()
+    assert isinstance(arrow, pyarrow.Table) and arrow.column("id").to_pylist() == ["k0", "k1", "k2"]
+    query = driftdb_database.query("SELECT n FROM t WHERE n > 0")
+    assert query.to_arrow().to_pydict() == {"n": [1, 2]}
+
+
+def test_a_watch_can_be_closed_from_another_thread(driftdb_database):
+    table = driftdb_database.create_table("t")
+    watch = table.watch()
+    found, started = [], threading.Event()
+
+    def follow():
+        for event in watch.events():
+            found.append(event.kind)
+            started.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert started.wait(20)
+    watch.close()
+    thread.join(20)
+    assert not thread.is_alive() and found[0] == "opened"
+
+
+def test_waiting_for_a_change_with_a_time_limit_loses_nothing(driftdb_server):
+    async def follow():
+        async with driftdb.connect_async(driftdb_server.url) as db:
+            table = await db.create_table("limited")
+            made = (await table.describe()).created_seq
+            watch = table.watch(after_seq=made, heartbeat=60)
+            for n in range(3):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(watch), 0.2)
+                await table.put({"id": "a", "n": n})
+                assert (await asyncio.wait_for(anext(watch), 20)).after["n"] == n
+            watch.close()
+
+    asyncio.run(follow())
+
+
+def test_a_watch_can_be_closed_from_another_task(driftdb_server):
+    async def follow():
+        async with driftdb.connect_async(driftdb_server.url) as db:
+            watch = (await db.create_table("ended")).watch()
+            waiting = asyncio.ensure_future(anext(watch, None))
+            await asyncio.sleep(0.3)
+            watch.close()
+            assert await asyncio.wait_for(waiting, 20) is None
+
+    asyncio.run(follow())
+
+
+def test_a_token_counts_a_commit_only_when_its_changes_are_taken(driftdb_database):
+    table = driftdb_database.create_table("t")
+    with driftdb_database.commit() as commit:
+        commit.put("t", {"id": "a"})
+        commit.put("t", {"id": "b"})
+    watch = table.watch(after_seq=1)
+    assert next(watch).key == "a"
+    assert next(table.watch(token=watch.token)).key == "a", "half of a commit must come again"
+    assert next(watch).key == "b"
+    table.put({"id": "c"})
+    assert next(watch).key == "c"
+    assert next(table.watch(token=watch.token)).key == "c"
+
+
+def test_a_load_whose_rows_fail_ends_its_stream_and_its_thread(driftdb_database):
+    table = driftdb_database.create_table("failing_rows")
+
+    def rows():
+        yield from ({"id": f"k{n}"} for n in range(20))
+        raise ZeroDivisionError
+
+    def threads():
+        return {thread for thread in threading.enumerate() if thread.is_alive()}
+
+    table.ingest([{"id": "first"}])
+    before = threads()
+    # Who keeps the errors, keeps what they refer to.
+    failures = []
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError) as failure:
+            table.ingest(rows(), action="put", batch=5)
+        failures.append(failure)
+    until = time.monotonic() + 20
+    while threads() - before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(failures) == 3 and not threads() - before
+
+
+def test_leaving_a_commit_with_an_error_writes_nothing(driftdb_database):
+    table = driftdb_database.create_table("t")
+    with pytest.raises(ZeroDivisionError), driftdb_database.commit() as commit:
+        commit.put("t", {"id": "a"})
+        1 / 0
+    with pytest.raises(driftdb.DriftError):
+        commit.receipt
+    assert table.get("a") is None
+
+
+def test_an_error_says_where_a_statement_is_wrong(driftdb_database):
+    with pytest.raises(driftdb.QuerySyntax) as error:
+        driftdb_database.query("SELECT * FRM t").all()
+    assert error.value.query.line == 1 and error.value.query.column > 8
+    assert not error.value.retryable and str(error.value).endswith("(QUERY_SYNTAX)")
+
+
+def test_results_are_immutable(driftdb_database):
+    table = driftdb_database.create_table("t")
+    receipt = table.put({"id": "a"})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        receipt.replayed = True
+    assert table.select().header.read_seq == receipt.seq
