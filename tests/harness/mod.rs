@@ -184,9 +184,13 @@ impl Cluster {
         Cluster { dir, writer_daemon, reader_daemon, writer, reader }
     }
 
-    /// Creates a table with STRING keys in the field `id`.
+    /// Creates a table with STRING keys in the field `id`, and waits until the reader has it: a read that asks for no freshness may
+    /// otherwise be too early.
     pub async fn create(&mut self, table: &str) -> u64 {
-        create_table(&mut self.writer, table).await.unwrap().seq
+        let seq = create_table(&mut self.writer, table).await.unwrap().seq;
+        let request = v1::ListTablesRequest { freshness: calls::fresh(seq), ..Default::default() };
+        self.reader.list_tables(request).await.unwrap();
+        seq
     }
 }
 
