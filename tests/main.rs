@@ -107,6 +107,7 @@ mod time_travel;
 mod times;
 mod tls;
 mod tls_reload;
+mod traces;
 mod upgrade;
 mod verify;
 mod watch;

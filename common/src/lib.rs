@@ -149,4 +149,5 @@ pub mod query;
 pub mod service;
 pub mod storage;
 pub mod table;
+pub mod trace;
 pub mod work;

@@ -233,6 +233,8 @@ pub const EXPORT_ROW_GROUP_BYTES: usize = 32 << 20;
 pub const PATCH_BYTES: usize = 1 << 20;
 /// The number of series that a daemon counts for its metrics. Further ones are not counted.
 pub const METRIC_SERIES: usize = 2048;
+/// The number of spans that wait until the collector of traces takes them. Further ones are dropped.
+pub const TRACE_SPANS: usize = 2048;
 /// The number of connections to the port of the metrics. Further ones are closed.
 pub const METRICS_CONNECTIONS: usize = 16;
 /// The size of a request to that port, in bytes.

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, Reason, Result};
 use crate::memory::{MemoryBudget, MemoryPermit, MemoryUse};
 use crate::planted::{PlantedBug, is_planted};
+use crate::trace::{TraceContext, TraceStep};
 
 /// The steps between two looks: some ten microseconds.
 const STEPS_PER_LOOK: u32 = 4096;
@@ -305,6 +306,7 @@ pub fn quick_page<T>(run: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
 }
 
 fn quick_within<T>(steps: u32, run: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
+    let _step = TraceContext::current().begin(TraceStep::Read);
     let left = ScopeGuard::enter(Scope::Quick { refused: false }, steps);
     let outcome = run();
     match left.leave() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use driftdb_common::limits;
 use driftdb_common::service::options::{
-    DataArgs, LogArgs, MemoryArgs, MetricsArgs, SecurityArgs, parse_duration,
+    DataArgs, LogArgs, MemoryArgs, MetricsArgs, SecurityArgs, TraceArgs, parse_duration,
 };
 use driftdb_common::service::server::limit_options::{LimitArgs, ServerLimits};
 use driftdb_reader::bucket_mirror::BUCKET_POLL_INTERVAL;
@@ -152,6 +152,9 @@ pub struct ReaderArgs {
     /// The metrics.
     #[command(flatten)]
     pub metrics: MetricsArgs,
+    /// The traces.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// The log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -25,14 +25,18 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args: ReaderArgs = config_file::parse();
-    daemon::run(("driftdb-reader", DaemonKind::Reader), (&args.log, &args.metrics), async |shutdown| {
-        let security = Security::open(&args.security, args.listen, &shutdown).await?;
-        let options = (&args.metrics, &args.security);
-        let monitor = daemon::monitor(DaemonKind::Reader, options, &security, &shutdown).await?;
-        let served = serve(&args, (&security, &monitor), shutdown).await;
-        security.close().await;
-        served
-    })
+    daemon::run(
+        ("driftdb-reader", DaemonKind::Reader),
+        (&args.log, &args.metrics, &args.traces),
+        async |shutdown| {
+            let security = Security::open(&args.security, args.listen, &shutdown).await?;
+            let options = (&args.metrics, &args.security);
+            let monitor = daemon::monitor(DaemonKind::Reader, options, &security, &shutdown).await?;
+            let served = serve(&args, (&security, &monitor), shutdown).await;
+            security.close().await;
+            served
+        },
+    )
 }
 
 async fn serve(

@@ -14,6 +14,7 @@ use driftdb_common::error::Result;
 use driftdb_common::memory::{MemoryPermit, MemoryUse};
 use driftdb_common::service::compute::{ComputeKind, ComputePermit, RequestKind};
 use driftdb_common::table::point_in_time::PointInTime;
+use driftdb_common::trace::{TraceContext, TraceStep};
 use driftdb_common::work::{self, StopCause, Work, WorkOptions};
 
 use crate::context::RequestContext;
@@ -34,6 +35,7 @@ pub struct RunningQuery {
     kind: Option<RequestKind>,
     /// Whether a part of it has been computed.
     has_run: AtomicBool,
+    trace: TraceContext,
     _permit: Option<ComputePermit>,
     _memory: Option<MemoryPermit>,
 }
@@ -72,6 +74,8 @@ impl RunningQuery {
             work: Work::new(WorkOptions { timeout: None, ..options(context, deadline) }),
             kind: None,
             has_run: AtomicBool::new(false),
+            // A watch can last for ever, and each commit would be a span: it records what it catches up with.
+            trace: TraceContext::default(),
             _permit: None,
             _memory: None,
         }
@@ -93,6 +97,7 @@ impl RunningQuery {
             work: Work::new(options(context, deadline)),
             kind: Some(kind),
             has_run: AtomicBool::new(false),
+            trace: TraceContext::current(),
             _permit: Some(permit),
             _memory: memory,
         })
@@ -108,6 +113,7 @@ impl RunningQuery {
         &self,
         compute: impl FnOnce(&RequestContext) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let _step = self.trace.begin(TraceStep::Read);
         let context = Arc::clone(&self.context);
         self.context.compute.run(self.next_kind(), &self.work, move || compute(&context)).await
     }
@@ -117,6 +123,7 @@ impl RunningQuery {
         &self,
         compute: impl FnOnce(&RequestContext) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let _step = self.trace.begin(TraceStep::Read);
         let context = Arc::clone(&self.context);
         self.has_run.store(true, Ordering::Relaxed);
         self.context.compute.run(ComputeKind::Lookup, &self.work, move || compute(&context)).await
@@ -147,6 +154,7 @@ impl RunningQuery {
         if let Some(found) = work::quick(|| compute(&self.context)) {
             return found;
         }
+        let _step = self.trace.begin(TraceStep::Read);
         let context = Arc::clone(&self.context);
         self.context.compute.run(ComputeKind::Lookup, &self.work, move || compute(&context)).await
     }
@@ -157,6 +165,7 @@ impl RunningQuery {
         freshness: Freshness,
         as_of: Option<PointInTime>,
     ) -> Result<Arc<Applied>> {
+        let _step = self.trace.begin(TraceStep::Freshness);
         self.context.replica.wait_until_fresh(freshness, as_of).await
     }
 
@@ -180,6 +189,7 @@ impl RunningQuery {
             PageStep::Working => Ok(None),
             page => Ok(Some(page)),
         };
+        let _step = self.trace.begin(TraceStep::Read);
         match self.context.compute.run_until(self.next_kind(), &self.work, step, page).await {
             Ok((step, page)) => (Some(step), page),
             Err(error) => (None, Err(error)),

@@ -8,7 +8,8 @@ use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
 use driftdb_common::service::options::{
-    ClockJump, DataArgs, LogArgs, MemoryArgs, MetricsArgs, SecurityArgs, parse_clock_jump, parse_duration,
+    ClockJump, DataArgs, LogArgs, MemoryArgs, MetricsArgs, SecurityArgs, TraceArgs, parse_clock_jump,
+    parse_duration,
 };
 use driftdb_common::service::server::limit_options::LimitArgs;
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
@@ -203,6 +204,8 @@ pub(crate) struct WriterArgs {
     pub(crate) security: SecurityArgs,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -24,14 +24,18 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args: WriterArgs = config_file::parse();
-    daemon::run(("driftdb-writer", DaemonKind::Writer), (&args.log, &args.metrics), async |shutdown| {
-        let security = Security::open(&args.security, args.listen, &shutdown).await?;
-        let options = (&args.metrics, &args.security);
-        let monitor = daemon::monitor(DaemonKind::Writer, options, &security, &shutdown).await?;
-        let served = serve(&args, (&security, &monitor), shutdown).await;
-        security.close().await;
-        served
-    })
+    daemon::run(
+        ("driftdb-writer", DaemonKind::Writer),
+        (&args.log, &args.metrics, &args.traces),
+        async |shutdown| {
+            let security = Security::open(&args.security, args.listen, &shutdown).await?;
+            let options = (&args.metrics, &args.security);
+            let monitor = daemon::monitor(DaemonKind::Writer, options, &security, &shutdown).await?;
+            let served = serve(&args, (&security, &monitor), shutdown).await;
+            security.close().await;
+            served
+        },
+    )
 }
 
 async fn serve(

@@ -17,9 +17,10 @@ use crate::error::{Error, Result};
 use crate::metrics;
 use crate::metrics::catalog::DaemonKind;
 use crate::service::monitor::{self, Monitor};
-use crate::service::options::{LogArgs, MetricsArgs, SecurityArgs};
+use crate::service::options::{LogArgs, MetricsArgs, SecurityArgs, TraceArgs};
 use crate::service::server::{DRAIN, Listener, Security, check_metrics_address, descriptors};
 use crate::service::telemetry;
+use crate::trace::{self, TraceExport, TraceOptions};
 
 /// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
 const LAST_RESORT: Duration = Duration::from_millis(1000);
@@ -43,11 +44,11 @@ fn use_small_pages() {
 /// `serve` gets a token that SIGTERM and SIGINT cancel. An error of `serve` goes to standard error as
 /// `{program}: {error}`, and the exit code is 1.
 pub fn run(
-    (program, kind): (&str, DaemonKind),
-    (log, measured): (&LogArgs, &MetricsArgs),
+    (program, kind): (&'static str, DaemonKind),
+    (log, measured, traced): (&LogArgs, &MetricsArgs, &TraceArgs),
     serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
 ) -> ExitCode {
-    match try_run((program, kind), (log, measured), serve) {
+    match try_run((program, kind), (log, measured, traced), serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{program}: {error}");
@@ -57,8 +58,8 @@ pub fn run(
 }
 
 fn try_run(
-    (program, kind): (&str, DaemonKind),
-    (log, measured): (&LogArgs, &MetricsArgs),
+    (program, kind): (&'static str, DaemonKind),
+    (log, measured, traced): (&LogArgs, &MetricsArgs, &TraceArgs),
     serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
 ) -> Result<()> {
     telemetry::start(log.log_format, &log.log)?;
@@ -71,10 +72,29 @@ fn try_run(
     let runtime = runtime.map_err(|e| Error::io("cannot start the async runtime", &e))?;
     let shutdown = CancellationToken::new();
     end_on_signals(program, shutdown.clone())?;
+    let traces = start_traces(program, traced, &runtime)?;
     let served = runtime.block_on(serve(shutdown));
+    if let Some(traces) = traces {
+        traces.close();
+    }
     // A task that hangs in a file system must not keep the process.
     runtime.shutdown_timeout(LEFTOVER_TASKS);
     served
+}
+
+/// Starts to send traces, if there is a collector for them.
+fn start_traces(
+    program: &'static str,
+    options: &TraceArgs,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<Option<TraceExport>> {
+    let Some(collector) = options.otlp.clone() else { return Ok(None) };
+    // The connection to the collector is a task of the runtime.
+    let _entered = runtime.enter();
+    let options = TraceOptions { collector, sample: options.otlp_sample, service: program };
+    let export = trace::start(&options)?;
+    tracing::info!(address = options.collector, "sending traces to a collector");
+    Ok(Some(export))
 }
 
 /// Makes the allocator of an idle daemon give freed memory back to the system. mimalloc does so when a thread has allocated much,

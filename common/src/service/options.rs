@@ -69,6 +69,28 @@ pub struct MetricsArgs {
     pub metrics: Option<SocketAddr>,
 }
 
+/// The options for traces.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Tracing")]
+pub struct TraceArgs {
+    /// Collector of OpenTelemetry that receives traces over OTLP/gRPC, such as http://127.0.0.1:4317 [default: none]
+    ///
+    /// A call that brings a W3C trace context (`traceparent`) is recorded if its caller records it. docs/traces.md lists the spans.
+    /// Needs a program that was built with the Cargo feature `otlp`.
+    #[arg(long, env = "DRIFTDB_OTLP", value_name = "URL")]
+    pub otlp: Option<String>,
+    /// Share of the calls without a trace context that are recorded, from 0 to 1
+    ///
+    /// Each recorded call takes some microseconds. Raise it to find out what a slow call waits for.
+    #[arg(long, env = "DRIFTDB_OTLP_SAMPLE", default_value_t = 0.01, value_name = "SHARE", value_parser = parse_share)]
+    pub otlp_sample: f64,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "not a share; write a number from 0 to 1, such as 0.01".to_owned())
+}
+
 /// The options that decide who may connect.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Security")]

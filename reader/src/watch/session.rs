@@ -12,6 +12,7 @@ use driftdb::v1::watch_drift_response::Event;
 use driftdb_common::error::{CAUSE, Error, Reason, Result};
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
+use driftdb_common::trace::{OpenStep, TraceContext, TraceStep};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,9 @@ pub struct WatchSession {
     phase: WatchPhase,
     /// The commit at which the subscriber gets CaughtUp; `None` once it got that message.
     catching_up_to: Option<u64>,
+    trace: TraceContext,
+    /// Set from the first commit that the session reads from files until it has caught up.
+    reading_files: Option<OpenStep>,
     /// [`Replica::table_reloads`] when the session last looked up its tables.
     table_reloads: u64,
     sent_at: Instant,
@@ -95,6 +99,8 @@ impl WatchSession {
             out: CommitAssembler::new(watch.format, SHORT_BYTES),
             phase: WatchPhase::Opening(watch.initial_rows),
             catching_up_to: None,
+            trace: TraceContext::current(),
+            reading_files: None,
             table_reloads: replica.table_reloads(),
             sent_at: Instant::now(),
             memory: watch.memory,
@@ -335,6 +341,7 @@ impl WatchSession {
         if !matches!(self.replica.subscriptions().next_after(self.position), NextCommit::Behind) {
             return None;
         }
+        self.reading_files.get_or_insert_with(|| self.trace.begin(TraceStep::CatchUp));
         Some((self.position, self.until.map_or(applied, |until| until.min(applied))))
     }
 
@@ -348,6 +355,7 @@ impl WatchSession {
         }
         self.phase = WatchPhase::Following(None);
         if self.catching_up_to.take_if(|end| *end <= self.position).is_some() {
+            self.reading_files = None;
             return Ok(Some(Event::CaughtUp(self.header().await?)));
         }
         match self.replica.subscriptions().next_after(self.position) {

@@ -1,6 +1,9 @@
 //! Acknowledgements: the outcome of an admitted change, and the request that waits for it.
 
+use std::time::Instant;
+
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::trace::TraceContext;
 use tokio::sync::oneshot;
 
 use crate::admission::CommitReceipt;
@@ -11,13 +14,17 @@ use crate::admission::CommitReceipt;
 pub(crate) struct CommitAck {
     request: oneshot::Sender<Result<CommitReceipt>>,
     pub(super) outcome: Result<CommitReceipt>,
+    /// The request, and when it began to wait, if it is recorded.
+    pub(super) traced: Option<(TraceContext, Instant)>,
 }
 
 impl CommitAck {
     /// A waiting acknowledgement: the committer's end and the request's end.
     pub(super) fn pending(outcome: Result<CommitReceipt>) -> (CommitAck, PendingAck) {
         let (request, ack) = oneshot::channel();
-        (CommitAck { request, outcome }, PendingAck::Waiting(ack))
+        let traced = Some(TraceContext::current()).filter(TraceContext::is_recorded);
+        let traced = traced.map(|context| (context, Instant::now()));
+        (CommitAck { request, outcome, traced }, PendingAck::Waiting(ack))
     }
 
     /// Sends the outcome. If the client has disconnected, the outcome is dropped.

@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 
 use crate::admission::tables::{DiscardedUndo, UndoMark};
 use crate::commit::acks::CommitAck;
+use crate::commit::group_trace;
 use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
 
 /// How often an idle writer checks whether another writer has taken over, or its files were moved.
@@ -21,7 +22,7 @@ const FENCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What the committer does next.
 enum CommitterWork {
     /// Run tasks on the log, then write a group.
-    Write(Box<Log>, TakenGroup, Vec<LogTask>),
+    Write(Box<Log>, Box<TakenGroup>, Vec<LogTask>),
     /// Close the log: the writer is closing, and nothing is left.
     Close(Box<Log>),
 }
@@ -52,7 +53,7 @@ pub(super) fn run(shared: &CommitShared) -> Result<()> {
             state.log = Some(log);
             continue;
         }
-        send(write_group(shared, log, taken));
+        send(write_group(shared, log, *taken));
     }
 }
 
@@ -93,7 +94,7 @@ fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
                 return Ok(CommitterWork::Close(log));
             }
             let log_tasks = std::mem::take(&mut state.log_tasks);
-            return Ok(CommitterWork::Write(log, take_group(&mut state), log_tasks));
+            return Ok(CommitterWork::Write(log, Box::new(take_group(&mut state)), log_tasks));
         }
         let waited = shared.work_ready.wait_for(&mut state, FENCE_CHECK_INTERVAL);
         if waited.timed_out() && state.log.is_some() {
@@ -118,6 +119,7 @@ pub(super) fn write_group(shared: &CommitShared, mut log: Box<Log>, taken: Taken
     let began = Instant::now();
     let outcome = log.append(&mut group.group);
     let took = began.elapsed();
+    group_trace::record(&group, began);
     settle(shared, log, (group, mark, took), outcome)
 }
 

@@ -13,6 +13,7 @@ mod acks;
 mod catalog;
 mod committer;
 mod gathering;
+mod group_trace;
 mod ingest_pipeline;
 mod known_commits;
 mod log_access;

@@ -28,6 +28,7 @@ use crate::service::server::peer::Peer;
 use crate::service::server::request_body::RequestBody;
 use crate::service::server::services::{ServerServices, ServiceFuture};
 use crate::service::status::to_status;
+use crate::trace::InTrace;
 
 /// Health checks have no rate: whoever watches a daemon must not take a busy one for a dead one.
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -71,7 +72,7 @@ impl HyperService<Request<Incoming>> for CallService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let timer = CallTimer::start(request.uri().path());
+        let timer = CallTimer::start(request.uri().path(), request.headers());
         if let Some(why) = &self.refused {
             return Box::pin(std::future::ready(Ok(timed(refusal(why.clone()), timer))));
         }
@@ -84,7 +85,7 @@ impl HyperService<Request<Incoming>> for CallService {
                 let body = |body| Body::new(RequestBody::new(body, memory.clone(), scan, may_pause));
                 let mut request = request.map(body);
                 request.extensions_mut().insert(memory.clone());
-                let handler = self.services.call(request);
+                let handler = timer.trace().within(self.services.call(request));
                 Box::pin(async move { Ok(timed(serve(handler, timeout, memory).await, timer)) })
             }
             Err(error) => Box::pin(std::future::ready(Ok(timed(refusal(to_status(error)), timer)))),
@@ -121,7 +122,7 @@ impl CallService {
 
 /// Runs the handler of a call until it has an answer, or until the time of the call is over.
 async fn serve(
-    handler: ServiceFuture,
+    handler: InTrace<ServiceFuture>,
     timeout: Option<Duration>,
     memory: CallMemory,
 ) -> Response<AnswerBody> {

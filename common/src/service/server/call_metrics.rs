@@ -1,4 +1,4 @@
-//! How long calls take, by method and code: the handles of the histograms, and the timer of one call.
+//! How long calls take, by method and code: the handles of the histograms, and the timer of one call, which also ends its trace.
 //!
 //! A call finds its method in a short list, and its code in an array: nothing is allocated, and nothing is locked. The methods are those
 //! of the API and of health and reflection; what else a client asks for is one more, so that it cannot make series.
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use crate::metrics;
 use crate::metrics::catalog;
+use crate::trace::{CallTrace, TraceContext};
 
 /// OpenTelemetry's name for a method that the server does not know.
 const OTHER: &str = "_OTHER";
@@ -81,19 +82,26 @@ struct RunningCall {
     began_at: Instant,
     /// Set at the end of the answer.
     code: Option<Code>,
+    trace: CallTrace,
 }
 
 impl CallTimer {
-    /// Starts to measure a call by its path. Does nothing if nobody asks for metrics.
-    pub fn start(path: &str) -> CallTimer {
-        if !metrics::is_installed() {
+    /// Starts to measure a call by its path and headers. Does nothing if nobody asks for metrics or traces.
+    pub fn start(path: &str, headers: &HeaderMap) -> CallTimer {
+        if !metrics::is_installed() && !CallTrace::is_started() {
             return CallTimer(None);
         }
         let name = path.strip_prefix('/').unwrap_or(path);
         let known = METHODS.iter().find(|method| method.name == name);
         // The last one stands for all others.
         let Some(method) = known.or(METHODS.last()) else { return CallTimer(None) };
-        CallTimer(Some(RunningCall { method, began_at: Instant::now(), code: None }))
+        let trace = CallTrace::begin(method.name, headers);
+        CallTimer(Some(RunningCall { method, began_at: Instant::now(), code: None, trace }))
+    }
+
+    /// What the steps of the call belong to.
+    pub fn trace(&self) -> TraceContext {
+        self.0.as_ref().map(|call| call.trace.context()).unwrap_or_default()
     }
 
     /// Takes the code from headers or trailers that have it.
@@ -115,13 +123,29 @@ impl CallTimer {
 
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        let Some(RunningCall { method, began_at, code }) = self.0.take() else { return };
+        let Some(RunningCall { method, began_at, code, mut trace }) = self.0.take() else { return };
         // Without an end, the client has left or has reset the call.
-        let at = usize::try_from(code.unwrap_or(Code::Cancelled) as i32).unwrap_or_default();
+        let code = code.unwrap_or(Code::Cancelled);
+        let is_fault = is_fault(code);
+        let at = usize::try_from(code as i32).unwrap_or_default();
         let (Some(series), Some(code)) = (method.by_code.get(at), CODES.get(at)) else { return };
+        trace.end(code, is_fault);
         let labels = || metrics::histogram_of(&catalog::CALL_DURATION, &["grpc", method.name, code]);
         series.get_or_init(labels).record(began_at.elapsed().as_secs_f64());
     }
+}
+
+/// Whether a code says that the server is to blame, as OpenTelemetry's conventions for gRPC servers have it.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 #[cfg(test)]

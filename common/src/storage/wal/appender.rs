@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::frame::FrameBuffer;
@@ -69,6 +70,21 @@ pub struct Group {
     pub last_ms: u64,
     /// Whether writing has begun. Until then an error means that nothing of the group is on disk.
     pub written: bool,
+    /// When its steps ended. `None` until it is published, or if nothing was to be written.
+    pub times: Option<GroupTimes>,
+}
+
+/// When the steps of writing a group ended.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupTimes {
+    /// Its frames were written, and its syncs began.
+    pub written: Instant,
+    /// Its segments were synced.
+    pub synced: Instant,
+    /// It had passed the gate, if that can hold groups up.
+    pub passed: Option<Instant>,
+    /// HEAD contained it.
+    pub published: Instant,
 }
 
 /// A group's frames in one table.

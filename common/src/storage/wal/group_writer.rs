@@ -12,7 +12,7 @@ use crate::format::frame::FrameAddress;
 use crate::metrics;
 use crate::planted::{PlantedBug, is_planted};
 use crate::storage::fs::{self, File};
-use crate::storage::wal::appender::{AppendError, Group, Log, TableFrames};
+use crate::storage::wal::appender::{AppendError, Group, GroupTimes, Log, TableFrames};
 use crate::storage::wal::new_table::NewTable;
 use crate::storage::wal::rotation::Rotation;
 
@@ -126,6 +126,7 @@ impl Log {
     fn write_and_publish(&mut self, group: &mut Group) -> Result<()> {
         group.written = true;
         let (published, _) = self.published();
+        let mut written = None;
         let ids: Vec<u64> = group.tables.keys().copied().collect();
         // No more tables at once than may be open: a segment can be closed only after it was synced.
         for some in ids.chunks(self.open_segments.limit()) {
@@ -140,14 +141,19 @@ impl Log {
             }
             if !is_planted(PlantedBug::AnswerBeforeFsync) {
                 let began = Instant::now();
+                written.get_or_insert(began);
                 self.background.sync_all(&files).map_err(|e| Error::io("cannot sync segments", &e))?;
                 metrics::FSYNC.record(began.elapsed().as_secs_f64());
             }
         }
+        let synced = Instant::now();
         // A writer that takes over after this check finds the group on disk, and keeps it.
         self.fence.check()?;
         self.pass_gate(ids.iter().copied(), group.last_seq, group.last_ms)?;
+        let passed = self.options.gate.may_wait().then(Instant::now);
         self.publish(ids.into_iter(), group.last_seq, group.last_ms)?;
+        let written = written.unwrap_or(synced);
+        group.times = Some(GroupTimes { written, synced, passed, published: Instant::now() });
         self.prepare_ahead(group.tables.keys().copied());
         for (name, yaml) in &group.schemas {
             // The file is for people only (I8): a failure does not affect the durable commit.
