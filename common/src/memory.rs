@@ -29,6 +29,8 @@ pub enum Claim {
     Present,
     /// The rest of something that was reserved ahead. May fill everything: it must end before others can go on.
     Rest,
+    /// What its holder can do without. Leaves three quarters of everything to those who cannot.
+    Spare,
 }
 
 /// How long a refused caller should wait before it tries again.
@@ -197,8 +199,12 @@ impl MemoryBudget {
     fn take(&self, of: MemoryUse, claim: Claim, held: u64, bytes: u64) -> Result<(), NoRoom> {
         let Some(share) = self.share(of) else { return Ok(()) };
         let is_small = held.saturating_add(bytes) <= SMALL_BYTES;
-        let limit =
-            if is_small || claim == Claim::Rest { share.limit } else { share.limit - share.limit / 8 };
+        let limit = match claim {
+            Claim::Spare => share.limit / 4,
+            Claim::Rest => share.limit,
+            Claim::Ahead | Claim::Present if is_small => share.limit,
+            Claim::Ahead | Claim::Present => share.limit - share.limit / 8,
+        };
         share.take(limit, bytes).map_err(|used| {
             share.refused.fetch_add(1, Ordering::Relaxed);
             share.lacked.fetch_add(1, Ordering::Relaxed);
@@ -301,7 +307,11 @@ impl MemoryAccount {
     fn take(&self, of: MemoryUse, claim: Claim, held: u64, bytes: u64) -> Result<(), NoRoom> {
         let Some(share) = self.share(of) else { return Ok(()) };
         // The account keeps no eighth for small reservations: its connection's own large ones only wait for each other.
-        let limit = if claim == Claim::Ahead { share.limit - share.limit / 4 } else { share.limit };
+        let limit = match claim {
+            Claim::Spare => share.limit / 4,
+            Claim::Ahead => share.limit - share.limit / 4,
+            Claim::Present | Claim::Rest => share.limit,
+        };
         if let Err(used) = share.take(limit, bytes) {
             if let Some(whole) = self.budget.share(of) {
                 whole.refused.fetch_add(1, Ordering::Relaxed);

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::OnceCell;
-use tonic::transport::{Channel, Endpoint};
+use tonic::codegen::http::uri::Scheme;
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::service_fn;
@@ -179,23 +180,28 @@ impl Backend {
     }
 
     async fn connect(&self) -> Result<Channel, Status> {
-        let endpoint = Endpoint::from_shared(self.address.clone()).map_err(|e| {
+        let parsed = Endpoint::from_shared(self.address.clone()).map_err(|e| {
             Status::invalid_argument(format!(
                 "{:?} is not a valid address of a {}: {e}",
                 self.address, self.what
             ))
         })?;
+        let address = parsed.uri().clone();
+        let endpoint = match &self.tls {
+            Some(_) => own_tls_endpoint(&address),
+            None => parsed,
+        };
         let endpoint = endpoint
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
-        let connected = match (&self.tls, endpoint.uri().scheme_str() == Some("https")) {
+        let connected = match (&self.tls, address.scheme_str() == Some("https")) {
             (Some(tls), _) => {
                 let tls = tls.clone();
-                let connect = move |address| {
-                    let opening = tls::open(tls.clone(), address);
+                let connect = move |_| {
+                    let opening = tls::open(tls.clone(), address.clone());
                     async move { opening.await.map(TokioIo::new) }
                 };
                 endpoint.connect_with_connector(service_fn(connect)).await
@@ -257,6 +263,17 @@ impl Backend {
     fn status(&self, code: Code, reason: &str, message: String) -> Status {
         let metadata = HashMap::from([(ADDRESS.to_owned(), self.address.clone())]);
         Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+    }
+}
+
+/// An endpoint whose connections have the TLS of this client. tonic refuses an `https` address without its own TLS if any crate of the
+/// program has enabled that: so it gets `http`, and sends `https` as the scheme of the calls.
+fn own_tls_endpoint(address: &Uri) -> Endpoint {
+    let mut parts = address.clone().into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    match Uri::from_parts(parts) {
+        Ok(plain) => Endpoint::from(plain).origin(address.clone()),
+        Err(_) => Endpoint::from(address.clone()),
     }
 }
 

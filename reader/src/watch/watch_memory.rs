@@ -3,7 +3,7 @@
 use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
-use driftdb_common::memory::{MemoryPermit, MemoryUse};
+use driftdb_common::memory::{Claim, MemoryPermit, MemoryUse};
 use driftdb_common::service::server::{CallMemory, WatchPlace};
 use prost::Message;
 
@@ -47,12 +47,12 @@ impl WatchMemory {
         Ok(())
     }
 
-    /// The bytes of messages that may be assembled now: fewer if memory is short, so that watches whose clients do not read
-    /// never fill it.
+    /// The bytes of messages that may be assembled now: fewer if memory is short, so that neither watches whose clients do not read
+    /// nor many that begin at once take the room of further watches.
     pub fn take_for_messages(&mut self) -> usize {
         let wanted = MESSAGE_COPIES * limits::MESSAGE_BYTES as u64;
         let missing = (self.base + wanted).saturating_sub(self.permit.bytes());
-        if self.permit.grow(missing).is_ok() { limits::MESSAGE_BYTES } else { SHORT_BYTES }
+        if self.permit.try_grow(Claim::Spare, missing).is_ok() { limits::MESSAGE_BYTES } else { SHORT_BYTES }
     }
 
     /// All assembled messages were taken.
