@@ -174,6 +174,8 @@ export interface Ingested {
   token?: Token;
   refused: Refused[];
   keys: string[];
+  /** How many of the first operations were not sent, because the producer had sent as many before. */
+  skipped: number;
 }
 
 /** A database: its writer and its readers. */
@@ -275,9 +277,9 @@ export class Table {
   /** Changes of the table as they happen. docs/watch.md describes the contract. */
   watch(options?: WatchOptions): Watch;
   /**
-   * Loads many rows, each a commit, or each batch if `atomic`. With a `producer`, the name of the source, a load resumes by itself,
-   * and one that is repeated with the same rows and the same `batch` passes over what is on disk. Without it, a broken connection is
-   * OUTCOME_UNKNOWN.
+   * Loads many rows, each a commit, or each batch if `atomic`. With a `producer`, a name for this load and no other, a load
+   * resumes by itself, and one that is repeated with the same rows and the same `batch` passes over what is on disk: rows of another load
+   * under the same name would be passed over, too. Without it, a connection that breaks after it was made is OUTCOME_UNKNOWN.
    */
   ingest(
     rows: Iterable<object> | AsyncIterable<object>,
@@ -453,6 +455,8 @@ export class DriftError extends Error {
 }
 /** The connection to a reader broke during a call, and no other reader answered. The call can be repeated. */
 export class ConnectionLost extends DriftError {}
+/** The client was closed by this program. Nothing is sent any more. */
+export class ClientClosed extends DriftError {}
 /** The class of each reason: `error instanceof errors.ROW_EXISTS`. */
 export const errors: { readonly [reason in Reason]: typeof DriftError };
 

@@ -55,14 +55,22 @@ function readOptions(query) {
   const standby = [];
   for (const pair of query.split("&").filter(Boolean)) {
     const [name, ...rest] = pair.split("=");
-    const value = decodeURIComponent(rest.join("="));
+    const value = unescaped(rest.join("="));
     if (name === "standby") standby.push(value);
     else if (name === "token") throw invalid("a token is no part of an address, which others can see: use token_file, or the option token");
-    else if (!(name in NAMES)) throw invalid(`an address has no option ${name}; its options are standby, ${Object.keys(NAMES).join(", ")}`);
+    else if (!Object.hasOwn(NAMES, name)) throw invalid(`an address has no option ${name}; its options are standby, ${Object.keys(NAMES).join(", ")}`);
     else if (NAMES[name] in given) throw invalid(`the address has the option ${name} twice`);
     else given[NAMES[name]] = typed(name, value);
   }
   return { given, standby };
+}
+
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw invalid(`"${text}" has a % without two hexadecimal digits; a % itself is %25`);
+  }
 }
 
 function typed(name, value) {

@@ -7,7 +7,7 @@ import { Ingest, batchesOf } from "./ingest.js";
 import { bind } from "./params.js";
 import { Query, Results, Rows } from "./results.js";
 import { Session } from "./session.js";
-import { CommitJoiner, asOfToWire, commitOf, diffOf, durationToWire, headerOf, keyToWire, rowOf, tableOf } from "./values.js";
+import { CommitJoiner, asOfToWire, commitOf, diffOf, durationToWire, headerOf, keyToWire, rowOf, someKey, tableOf } from "./values.js";
 import { Watch, watchRequest } from "./watch.js";
 
 // The maximum number of keys in one Get.
@@ -199,7 +199,7 @@ export class Table {
     const bound = bind(where, params);
     const request = {
       table: this.name,
-      key: key === undefined || key === null ? "" : keyToWire(key),
+      key: key === undefined || key === null ? "" : someKey(key),
       start: asOfToWire(start),
       end: asOfToWire(end),
       where: bound.text,
@@ -218,7 +218,7 @@ export class Table {
 
   diff(start, end, { keys = [], addedIfMissing = false, signal } = {}) {
     const points = { start: asOfToWire(start), end: asOfToWire(end) };
-    const request = { table: this.name, ...points, keys: keys.map(keyToWire), addedIfMissing };
+    const request = { table: this.name, ...points, keys: keys.map(someKey), addedIfMissing };
     return new Results(this.#session, "ReaderService/Diff", request, ({ rows }) => rows.map(diffOf), signal);
   }
 

@@ -31,6 +31,11 @@ export class ConnectionLost extends DriftError {
   static retryable = true;
 }
 
+/** The client was closed by this program. Nothing is sent any more. */
+export class ClientClosed extends DriftError {
+  static code = "CANCELLED";
+}
+
 // Reason, gRPC code, and whether the same request can succeed later.
 const REASONS = [
   ["ARGUMENT_INVALID", "INVALID_ARGUMENT", false],

@@ -31,6 +31,7 @@ export class Ingest {
   #waiting = []; // sent, or to be sent again, and not acknowledged
   #next = 1;
   #operations = 0;
+  #skipped = 0;
   #token;
   #refused = new Map();
   #keys = [];
@@ -41,8 +42,16 @@ export class Ingest {
     this.#options = options;
   }
 
-  /** Sends everything, and waits until it is on disk. */
+  /** Sends everything, and waits until it is on disk. The source of the rows is closed in any case. */
   async run() {
+    try {
+      return await this.#load();
+    } finally {
+      await this.#batches.return();
+    }
+  }
+
+  async #load() {
     const { producer, signal } = this.#options;
     const timeout = this.#session.address.retryTimeout * 1000;
     let pauses = new Pauses(timeout);
@@ -55,7 +64,10 @@ export class Ingest {
         done = true;
       } catch (error) {
         if (!(error instanceof DriftError) || !RETRIED.includes(error.code)) throw error;
-        if (!producer && this.#waiting.length) {
+        if (!producer && error instanceof errors.TLS_FAILED) throw error;
+        // If no writer was there, nothing was done.
+        const isUnsure = !(error instanceof errors.UNREACHABLE || error instanceof errors.STANDBY);
+        if (!producer && this.#waiting.length && isUnsure) {
           throw new errors.OUTCOME_UNKNOWN(`the load was cut off, and cannot be resumed without a producer: ${error.message}`);
         }
         if (this.#next - this.#waiting.length > before) pauses = new Pauses(timeout);
@@ -69,7 +81,7 @@ export class Ingest {
     }
     if (this.#token) this.#session.include(this.#token);
     const refused = [...this.#refused.values()].sort((one, other) => one.position - other.position);
-    return { operations: this.#operations, token: this.#token, refused, keys: this.#keys };
+    return { operations: this.#operations, token: this.#token, refused, keys: this.#keys, skipped: this.#skipped };
   }
 
   async #sendAll(answers) {
@@ -106,7 +118,7 @@ export class Ingest {
     if (!answer) throw new errors.OUTCOME_UNKNOWN("the writer ended the stream before it acknowledged every batch");
     const durable = Number(answer.durableBatchId);
     while (this.#waiting.length && this.#waiting[0].number <= durable) this.#waiting.shift();
-    while (this.#next <= durable && (await this.#nextBatch()));
+    for (let batch; this.#next <= durable && (batch = await this.#nextBatch()); ) this.#skipped += batch.length;
     if (answer.token) this.#token = tokenOf(answer.token);
     for (const { batchId, index, code, reason, message } of answer.errors) {
       const position = (Number(batchId) - 1) * this.#options.batch + index;

@@ -4,7 +4,7 @@ import { errors } from "./errors.js";
 
 const LONG_NUMBER = /[0-9]{16}/;
 const NUMBER = /-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
-const STRING = /"(?:[^"\\]|\\.)*"/y;
+const STRING = /"[^"\\]*(?:\\.[^"\\]*)*"/y;
 const BLANK = /[ \t\n\r]*/y;
 
 /** The value of a JSON text. Integers beyond Number.MAX_SAFE_INTEGER are bigint. */

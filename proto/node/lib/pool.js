@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import grpc from "@grpc/grpc-js";
 import { isSafe } from "./address.js";
-import { ConnectionLost, errors } from "./errors.js";
+import { ClientClosed, ConnectionLost, errors } from "./errors.js";
 import { methods } from "./messages.js";
 import { errorOf } from "./status.js";
 
@@ -20,9 +20,40 @@ const OPTIONS = {
   // The limit of the daemons.
   "grpc.max_receive_message_length": 64 << 20,
   "grpc.max_send_message_length": 64 << 20,
+  // A token for this machine must not pass through a proxy, and daemons are not behind one.
+  "grpc.enable_http_proxy": 0,
   // A connection is not shared with other clients of the process, which may have other keepalive.
   "grpc.use_local_subchannel_pool": 1,
 };
+
+/** Whether a client is in use: what it has under way, and that it was closed. */
+export class Lifetime {
+  closed = false;
+  #calls = new Set();
+
+  /** A call is under way until it has a status. */
+  begin(call) {
+    this.#calls.add(call);
+    call.on("status", () => this.#calls.delete(call));
+  }
+
+  /** Throws ClientClosed if nothing may be sent any more. */
+  check() {
+    if (this.closed) throw this.error();
+  }
+
+  /** What a call says that the end of the client has cut off. */
+  error(writes = false) {
+    if (writes) return new errors.OUTCOME_UNKNOWN("the client was closed before the answer, so the outcome of the write is unknown");
+    return new ClientClosed("the client was closed");
+  }
+
+  /** Ends all calls. */
+  end() {
+    this.closed = true;
+    for (const call of this.#calls) call.cancel();
+  }
+}
 
 /** A daemon: its address, and a connection that is opened when it is first needed. */
 export class Backend {
@@ -31,9 +62,10 @@ export class Backend {
   #client;
   #aside = 0;
 
-  constructor(what, address, settings, secrets) {
+  constructor(what, address, settings, secrets, lifetime) {
     this.what = what;
     this.address = address;
+    this.lifetime = lifetime;
     this.#settings = settings;
     this.#secrets = secrets;
   }
@@ -50,6 +82,7 @@ export class Backend {
         else reject(signal?.aborted ? signal.reason : this.failure(error, writes));
       });
       const abort = () => call.cancel();
+      this.lifetime.begin(call);
       signal?.addEventListener("abort", abort, { once: true });
     });
   }
@@ -62,6 +95,7 @@ export class Backend {
     const call = request
       ? client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, metadata)
       : client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
+    this.lifetime.begin(call);
     return new Answers(this, call, writes, signal);
   }
 
@@ -84,6 +118,7 @@ export class Backend {
   }
 
   failure(error, writes) {
+    if (this.lifetime.closed && error.code === grpc.status.CANCELLED) return this.lifetime.error(writes);
     const failure = errorOf(error, this, writes);
     // The library would wait for a while before it tries again, and fail all calls meanwhile. A new connection is tried at once, and
     // reads the files again: the certificate may have been renewed. Calls on the old one continue.
@@ -105,6 +140,7 @@ export class Backend {
   }
 
   #connection() {
+    this.lifetime.check();
     const { serverName } = this.#settings;
     const name = serverName ? { "grpc.ssl_target_name_override": serverName, "grpc.default_authority": serverName } : {};
     this.#client ??= new grpc.Client(this.address, credentials(this.#settings), { ...OPTIONS, ...name });

@@ -5,25 +5,25 @@
 
 import { randomUUID } from "node:crypto";
 import { checkedToken } from "./address.js";
-import { ConnectionLost, DriftError, errors } from "./errors.js";
+import { ClientClosed, ConnectionLost, DriftError, errors } from "./errors.js";
 import { Pauses, wait } from "./pauses.js";
-import { Backend, Pool } from "./pool.js";
+import { Backend, Lifetime, Pool } from "./pool.js";
 import { headerOf, tokenOf } from "./values.js";
 
-// How often a write is tried at each writer.
-const TRIES = 20;
 const isA = (error, ...reasons) => reasons.some((reason) => error instanceof errors[reason]);
 
 /** A database: its writers, its readers, and what this client knows of its history. */
 export class Session {
   #secrets;
+  #lifetime = new Lifetime();
   #written;
   #seen;
 
   constructor(address) {
     this.address = address;
     this.#secrets = { token: address.token };
-    const pool = (what, addresses) => new Pool(what, addresses.map((each) => new Backend(what, each, address, this.#secrets)));
+    const backend = (what, each) => new Backend(what, each, address, this.#secrets, this.#lifetime);
+    const pool = (what, addresses) => new Pool(what, addresses.map((each) => backend(what, each)));
     this.writers = pool("writer", address.writers);
     this.readers = pool("reader", address.readers);
   }
@@ -32,7 +32,9 @@ export class Session {
     this.#secrets.token = token ? checkedToken(token) : "";
   }
 
+  /** Closes all connections, and ends what uses them. */
   close() {
+    this.#lifetime.end();
     for (const backend of [...this.writers.all, ...this.readers.all]) backend.close();
   }
 
@@ -81,6 +83,8 @@ export class Session {
     let failed;
     // A broken connection may be an old one, to a reader that was restarted since: try again once.
     for (let round = 0; round < 2; round++) {
+      // What the second round finds counts more, unless a reader was only behind.
+      if (failed && !isA(failed, "REPLICA_BEHIND")) failed = undefined;
       let broken = false;
       for (const backend of this.readers.round()) {
         try {
@@ -138,6 +142,7 @@ export class Session {
       } catch (error) {
         failed = error;
       }
+      if (failed instanceof ClientClosed) throw unknown ?? failed;
       const writers = this.writers.all.length;
       const roundDone = tries % writers === 0;
       let pause;
@@ -159,7 +164,7 @@ export class Session {
         throw failed;
       }
       // That a try may have been executed matters more than the last error.
-      if (pause === undefined || !pauses.allows(pause) || tries >= TRIES * writers) throw unknown ?? failed;
+      if (pause === undefined || !pauses.allows(pause)) throw unknown ?? failed;
       await wait(pause, signal);
     }
   }

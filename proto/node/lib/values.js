@@ -28,6 +28,13 @@ export function keyToWire(key) {
   throw new errors.KEY_INVALID(`a key is text, a whole number, or of a composite key an array or an object; got ${typeof key}`);
 }
 
+/** The same, where an empty text would mean every row. No row has an empty key. */
+export function someKey(key) {
+  const text = keyToWire(key);
+  if (!text) throw new errors.KEY_INVALID("the key is empty; give none for all rows");
+  return text;
+}
+
 /** A 64-bit number in a request. */
 export function seqToWire(seq) {
   if (typeof seq === "bigint" ? seq >= 0n && seq < 1n << 64n : Number.isSafeInteger(seq) && seq >= 0) return seq.toString();

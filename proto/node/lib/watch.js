@@ -1,9 +1,9 @@
 // Watches: changes as they happen, each once and in order, across broken connections and readers.
 
-import { ConnectionLost, DriftError, errors } from "./errors.js";
+import { ClientClosed, ConnectionLost, DriftError, errors } from "./errors.js";
 import { bind } from "./params.js";
 import { Pauses, wait } from "./pauses.js";
-import { CommitJoiner, commitOf, durationToWire, headerOf, initialOf, internal, keyToWire, seqToWire, timeToWire } from "./values.js";
+import { CommitJoiner, commitOf, durationToWire, headerOf, initialOf, internal, seqToWire, someKey, timeToWire } from "./values.js";
 
 // After this many missing heartbeats the connection is considered broken.
 const SILENT_BEATS = 3;
@@ -22,7 +22,7 @@ export function watchRequest(tables, options, timeZone) {
   const { where = "", params, keys = [], keyPrefix = "", initialRows = false, before = true, after = true } = options;
   const { untilSeq = 0n, heartbeat = 10_000, token, afterSeq, afterTime } = options;
   const bound = bind(where, params);
-  const filter = { tables, keys: keys.map(keyToWire), keyPrefix, where: bound.text, params: bound.params, timeZone };
+  const filter = { tables, keys: keys.map(someKey), keyPrefix, where: bound.text, params: bound.params, timeZone };
   const rows = { initialRows, withBefore: before, withAfter: after };
   const request = { ...filter, ...rows, untilSeq: seqToWire(untilSeq), heartbeat: durationToWire(heartbeat) };
   if (token !== undefined) return { ...request, resumeToken: token };
@@ -40,6 +40,7 @@ export class Watch {
   #answers;
   #isOpen = false; // the first message of this stream has come
   #wasOpen = false; // the first message of any stream has come
+  #header; // of the newest message that has one
   #joiner = new CommitJoiner();
   #pauses;
   #pause;
@@ -117,8 +118,11 @@ export class Watch {
         // A reader that shuts down may end its streams without an error.
         if (!message && !this.#isComplete()) throw new ConnectionLost("the reader ended the stream");
       } catch (error) {
-        // close() ends a watch that waits.
-        if (this.#ended) return undefined;
+        // close() ends a watch that waits, and so does the end of its client.
+        if (this.#ended || error instanceof ClientClosed) {
+          this.#ended = true;
+          return undefined;
+        }
         const interrupted = this.#handleBreak(error);
         if (interrupted) return interrupted;
         continue;
@@ -134,6 +138,7 @@ export class Watch {
   async #open() {
     if (this.#pause) await wait(this.#pause, this.#signal);
     this.#pause = undefined;
+    if (this.#ended) throw new ClientClosed("the watch was closed");
     const [reader] = this.#session.readers.round();
     this.#answers = reader.stream("ReaderService/WatchDrift", this.#request, { signal: this.#signal });
     this.#isOpen = false;
@@ -188,7 +193,8 @@ export class Watch {
     }
     // An event of an unknown kind, from a newer reader.
     if (!(kind in KINDS)) return undefined;
-    const header = headerOf(message[kind]);
+    const header = (this.#header = headerOf(message[kind]));
+    this.#session.saw(header);
     if (kind === "opened") return this.#opened(header);
     if (kind === "rowsDone") this.#rowsPending = false;
     if (kind === "progress") {
@@ -212,6 +218,8 @@ export class Watch {
     this.#lastCommit = commit.seq;
     this.#rowsPending = false;
     this.#reach(commit.seq);
+    // Whoever reads after a change must not get the state before it from another reader.
+    if (this.#header) this.#session.saw({ ...this.#header, readSeq: commit.seq });
     return { kind: "commit", commit, changes: commit.changes };
   }
 

@@ -121,6 +121,9 @@ def _typed(options: dict[str, Any]) -> dict[str, Any]:
     """Options with the types of their fields."""
     typed: dict[str, Any] = {}
     for name, value in options.items():
+        if value is None:
+            # As if it were not given: `token=os.environ.get(…)`.
+            continue
         if name in _TEXTS or name == "token":
             typed[name] = str(value)
         elif name == "stale" and value in (True, False, "true", "false"):

@@ -328,7 +328,7 @@ class Table:
         start: Any = None,
         end: Any = None,
         where: str = "",
-        params: Sequence[Any] = (),
+        params: Sequence[Any] | Mapping[str, Any] = (),
         actor: str = "",
         before: bool = False,
         after: bool = False,
@@ -410,8 +410,9 @@ class Table:
     ) -> Ingested:
         """Loads many rows, each a commit, or each batch if `atomic`. Rows that are refused are in `refused`; the others are on disk.
 
-        With a `producer`, the name of the source, a load resumes by itself, and one that is repeated with the same rows and the same
-        `batch` passes over what is on disk. Without it, a broken connection is `OutcomeUnknown`.
+        With a `producer`, a name for this load and no other, a load resumes by itself, and one that is repeated with the same rows and
+        the same `batch` passes over what is on disk: rows of another load under the same name would be passed over, too. Without it, a
+        connection that breaks after it was made is `OutcomeUnknown`.
         """
         return run(self._table.ingest(rows, action=action, producer=producer, batch=batch, atomic=atomic))
 

@@ -36,7 +36,11 @@ def document_to_wire(value: Mapping[str, Any]) -> Any:
     """The message of a document."""
     if not isinstance(value, Mapping):
         raise DocumentInvalid(f"a document is a dict; got {type(value).__name__}")
-    return v1.Document(json=to_json(dict(value)))
+    text = to_json(dict(value))
+    try:
+        return v1.Document(json=text)
+    except UnicodeEncodeError as error:
+        raise DocumentInvalid(f"a text of the document has a half of a character: {error.reason}") from None
 
 
 def document_of(message: Any) -> Document:
@@ -59,6 +63,14 @@ def key_to_wire(key: Any) -> str:
     if isinstance(key, (Sequence, Mapping)) and not isinstance(key, (bytes, bytearray)):
         return to_json(key if isinstance(key, Mapping) else list(key))
     raise KeyInvalid(f"a key is text, a whole number, or of a composite key a list or a dict; got {type(key).__name__}")
+
+
+def some_key(key: Any) -> str:
+    """The same, where an empty text would mean every row. No row has an empty key."""
+    text = key_to_wire(key)
+    if not text:
+        raise KeyInvalid("the key is empty; give none for all rows")
+    return text
 
 
 def as_of_to_wire(point: Any) -> Any:

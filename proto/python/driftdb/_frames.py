@@ -16,8 +16,12 @@ def to_pandas(items: Iterable[Any]) -> Any:
 
 
 def to_arrow(items: Iterable[Any]) -> Any:
-    """A `pyarrow.Table` with a line for each item. `ImportError` if pyarrow is not installed."""
-    return importlib.import_module("pyarrow").Table.from_pylist([_record(item) for item in items])
+    """A `pyarrow.Table` with a line for each item, null where an item lacks a field. `ImportError` if pyarrow is not installed;
+    `pyarrow.ArrowInvalid` if the values of a field have no common type."""
+    records = [_record(item) for item in items]
+    # Documents have no schema: every field of any of them is a column, in the order in which they first appear.
+    names = dict.fromkeys(name for record in records for name in record)
+    return importlib.import_module("pyarrow").table({name: [record.get(name) for record in records] for name in names})
 
 
 def _record(item: Any) -> dict[str, Any]:

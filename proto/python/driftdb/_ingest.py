@@ -12,7 +12,7 @@ from ._messages import v1
 from ._pauses import Pauses
 from ._pool import Answers
 from ._session import Session
-from .errors import ArgumentInvalid, DriftError, OutcomeUnknown
+from .errors import ArgumentInvalid, DriftError, OutcomeUnknown, Standby, TlsFailed, Unreachable
 from .types import Ingested, Refused, Token
 
 # The batches on their way, and the most operations of one.
@@ -40,7 +40,7 @@ class Ingest:
         self._waiting: deque[tuple[int, list[Any]]] = deque()
         self._next = 1
         self._done = False
-        self._operations = 0
+        self._operations = self._skipped = 0
         self._token: Token | None = None
         self._refused: dict[tuple[int, int], Refused] = {}
         self._keys: list[str] = []
@@ -56,7 +56,9 @@ class Ingest:
             except DriftError as error:
                 if error.code not in ("UNAVAILABLE", "UNKNOWN", "RESOURCE_EXHAUSTED"):
                     raise
-                if not self._producer and self._waiting:
+                if isinstance(error, TlsFailed) and not self._producer:
+                    raise
+                if not self._producer and self._waiting and not isinstance(error, (Standby, Unreachable)):
                     raise OutcomeUnknown(f"the load was cut off, and cannot be resumed without a producer: {error}") from error
                 if self._next - len(self._waiting) > before:
                     pauses = Pauses(self._session.address.retry_timeout)
@@ -68,7 +70,7 @@ class Ingest:
         if self._token is not None:
             self._session.include(self._token)
         refused = tuple(self._refused[place] for place in sorted(self._refused))
-        return Ingested(self._operations, self._token, refused, tuple(self._keys))
+        return Ingested(self._operations, self._token, refused, tuple(self._keys), self._skipped)
 
     async def _send_all(self, answers: Answers) -> None:
         try:
@@ -114,6 +116,7 @@ class Ingest:
             if batch is None:
                 break
             self._operations += len(batch)
+            self._skipped += len(batch)
             self._next += 1
         if answer.HasField("token"):
             self._token = Token._of(answer.token)

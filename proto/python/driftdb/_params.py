@@ -11,9 +11,16 @@ from .errors import ArgumentInvalid
 
 # Text, names in backticks and comments are passed over; what begins with $ is a parameter.
 _PIECES = re.compile(
-    r"""(?P<skip>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`|--[^\r\n]*|/\*.*?\*/)|\$(?P<name>[A-Za-z_][A-Za-z0-9_]*)""",
+    r"""(?P<skip>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`|--[^\r\n]*|/\*.*?\*/)|\$(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<position>\$[0-9]+)""",
     re.DOTALL,
 )
+
+
+def bind_either(text: str, params: Sequence[Any] | Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The same, for parameters in one argument: a sequence for `$1`, or a mapping for `$name`."""
+    if isinstance(params, (str, bytes)):
+        raise ArgumentInvalid(f"params must be a sequence or a mapping of values; got {params!r}")
+    return bind(text, (), params) if isinstance(params, Mapping) else bind(text, params, {})
 
 
 def bind(text: str, positional: Sequence[Any], named: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -26,6 +33,8 @@ def bind(text: str, positional: Sequence[Any], named: Mapping[str, Any]) -> tupl
 
     def number(piece: re.Match[str]) -> str:
         name = piece["name"]
+        if piece["position"] is not None:
+            raise ArgumentInvalid(f"{piece[0]} has no value: give parameters by position or by name, not both")
         if name is None:
             return piece[0]
         if name not in named:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from ._address import Address, is_safe
 from ._messages import METHODS
 from ._status import error_of
 from ._transport import Ended, Metadata, Silence, Stream, Transport
-from .errors import ArgumentInvalid, ConnectionLost, TlsFailed, Unreachable
+from .errors import ArgumentInvalid, ClientClosed, ConnectionLost, DriftError, OutcomeUnknown, TlsFailed, Unreachable
 
 # How long a daemon that failed or was behind is used only after the others.
 _ASIDE = 5.0
@@ -31,6 +33,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     # The limit of the daemons.
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
+    # A token for this machine must not pass through a proxy, and daemons are not behind one.
+    ("grpc.enable_http_proxy", 0),
     # A connection is not shared with other clients of the process, which may have other keepalive.
     ("grpc.use_local_subchannel_pool", 1),
 ]
@@ -53,11 +57,51 @@ class Secrets:
         return (("authorization", f"Bearer {self.token}"),)
 
 
+class Lifetime:
+    """Whether a client is in use: what it has under way, and that it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[Answers] = weakref.WeakSet()
+
+    def begin(self, answers: Answers) -> None:
+        """A stream is open. If the client was closed meanwhile, it ends at once."""
+        with self._lock:
+            closed = self.closed
+            if not closed:
+                self._streams.add(answers)
+        if closed:
+            answers.cancel()
+            raise self.error()
+
+    def check(self) -> None:
+        """`ClientClosed` if nothing may be sent any more."""
+        if self.closed:
+            raise self.error()
+
+    def error(self, writes: bool = False) -> DriftError:
+        """What a call says that the end of the client has cut off."""
+        if writes:
+            return OutcomeUnknown("the client was closed before the answer, so the outcome of the write is unknown")
+        return ClientClosed("the client was closed")
+
+    def end(self) -> None:
+        """Ends all streams."""
+        with self._lock:
+            self.closed = True
+            streams = list(self._streams)
+        for answers in streams:
+            answers.cancel()
+
+
 class Backend:
     """A daemon: its address, and a connection that is opened when it is first needed."""
 
-    def __init__(self, what: str, address: str, transport: Transport, settings: Address, secrets: Secrets) -> None:
-        self.what, self.address = what, address
+    def __init__(
+        self, what: str, address: str, transport: Transport, settings: Address, secrets: Secrets, lifetime: Lifetime
+    ) -> None:
+        self.what, self.address, self.lifetime = what, address, lifetime
         self._transport, self._settings, self._secrets = transport, settings, secrets
         self._lock = threading.Lock()
         self._channel: Any = None
@@ -70,12 +114,19 @@ class Backend:
             return await self._transport.unary(self._connection(), METHODS[name], request, metadata)
         except grpc.RpcError as error:
             raise self._failure(error, writes) from None
+        except asyncio.CancelledError:
+            # The end of the connection cancels its calls, and nobody has cancelled this task.
+            if not self.lifetime.closed or _is_cancelled():
+                raise
+            raise self.lifetime.error(writes) from None
 
     def stream(self, name: str, request: Any, writes: bool = False) -> Answers:
         """A call with many answers. Without a request it also takes many."""
         metadata = self._secrets.metadata(self.address, self._settings.tls)
         opened = self._transport.stream(self._connection(), METHODS[name], request, metadata)
-        return Answers(self, opened, writes)
+        answers = Answers(self, opened, writes)
+        self.lifetime.begin(answers)
+        return answers
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -96,6 +147,8 @@ class Backend:
         return time.monotonic() < self._aside
 
     def _failure(self, error: Any, writes: bool) -> Exception:
+        if self.lifetime.closed and error.code() is grpc.StatusCode.CANCELLED:
+            return self.lifetime.error(writes)
         failure = error_of(error, self.what, self.address, writes)
         if isinstance(failure, (TlsFailed, Unreachable)):
             # The library would wait for a while before it tries again, and fail all calls meanwhile. A new connection is tried at
@@ -105,6 +158,7 @@ class Backend:
 
     def _connection(self) -> Any:
         with self._lock:
+            self.lifetime.check()
             if self._channel is None:
                 settings = self._settings
                 options = list(_OPTIONS)
@@ -129,6 +183,7 @@ class Answers:
             backend = self.backend
             raise ConnectionLost(f"the {backend.what} at {backend.address} has not responded for {limit} s") from None
         except Ended:
+            self.backend.lifetime.check()
             raise ConnectionLost("the call was ended by this program") from None
         except grpc.RpcError as error:
             raise self.backend._failure(error, self._writes) from None
@@ -170,6 +225,14 @@ class Pool:
         self._first = first + 1
         turned = self.all[first:] + self.all[:first]
         return iter(sorted(turned, key=Backend.is_aside))
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels the running task."""
+    task = asyncio.current_task()
+    # Before Python 3.11 a task does not tell.
+    cancelling = getattr(task, "cancelling", None)
+    return bool(cancelling and cancelling())
 
 
 def _credentials(settings: Address) -> grpc.ChannelCredentials | None:

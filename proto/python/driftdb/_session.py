@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from ._address import Address, checked_token
 from ._messages import v1
 from ._pauses import Pauses
-from ._pool import Answers, Backend, Pool, Secrets
+from ._pool import Answers, Backend, Lifetime, Pool, Secrets
 from ._transport import Transport
 from .errors import (
+    ClientClosed,
     ClockJumped,
     ConnectionLost,
     DiskFull,
@@ -32,8 +33,6 @@ from .errors import (
 from .types import Header, Token
 
 T = TypeVar("T")
-# How often a write is tried at each writer.
-_TRIES = 20
 #: What a state that reads must include is known by: epoch, incarnation, seq.
 State = tuple[int, int, int]
 
@@ -43,7 +42,7 @@ class Session:
 
     def __init__(self, address: Address, transport: Transport) -> None:
         self.address, self.transport = address, transport
-        self._secrets = Secrets(address.bearer())
+        self._secrets, self._lifetime = Secrets(address.bearer()), Lifetime()
         self.writers = self._pool("writer", address.writers)
         self.readers = self._pool("reader", address.readers)
         self._lock = threading.Lock()
@@ -51,14 +50,18 @@ class Session:
         self._seen: State | None = None
 
     def _pool(self, what: str, addresses: tuple[str, ...]) -> Pool:
-        return Pool(what, [Backend(what, each, self.transport, self.address, self._secrets) for each in addresses])
+        return Pool(what, [self._backend(what, each) for each in addresses])
+
+    def _backend(self, what: str, address: str) -> Backend:
+        return Backend(what, address, self.transport, self.address, self._secrets, self._lifetime)
 
     def set_token(self, token: str | None) -> None:
         """Replaces the token, for calls from now on."""
         self._secrets.token = checked_token(token) if token else ""
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections, and ends what uses them."""
+        self._lifetime.end()
         for backend in (*self.writers.all, *self.readers.all):
             await backend.close()
 
@@ -114,6 +117,8 @@ class Session:
         failed: DriftError | None = None
         # A broken connection may be an old one, to a reader that was restarted since: try again once.
         for _ in range(2):
+            # What the second round finds counts more, unless a reader was only behind.
+            failed = failed if isinstance(failed, ReplicaBehind) else None
             broken = False
             for backend in self.readers.round():
                 try:
@@ -170,6 +175,8 @@ class Session:
             except DriftError as error:
                 failed, writers = error, len(self.writers.all)
             round_done = tries % writers == 0
+            if isinstance(failed, ClientClosed):
+                raise unknown or failed
             if isinstance(failed, (Unreachable, Standby)):
                 # Nothing was done. Try the other writers at once; wait only after all of them.
                 self.writers.pass_over(index)
@@ -185,7 +192,7 @@ class Session:
             else:
                 # Also the result of earlier tries: the request id makes them one write.
                 raise failed
-            if pause is None or not pauses.allows(pause) or tries >= _TRIES * writers:
+            if pause is None or not pauses.allows(pause):
                 # That a try may have been executed matters more than the last error.
                 raise unknown or failed
             await self.transport.sleep(pause)

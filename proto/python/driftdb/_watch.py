@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from ._documents import duration_to_wire, key_to_wire, time_to_wire
+from ._documents import duration_to_wire, some_key, time_to_wire
 from ._messages import v1
-from ._params import bind
 from ._pauses import Pauses
 from ._pool import Answers
 from ._results import CommitJoiner
 from ._session import Session
-from .errors import ConnectionLost, DriftError, Overloaded, TlsFailed, Unreachable
+from .errors import ClientClosed, ConnectionLost, DriftError, Overloaded, TlsFailed, Unreachable
 from .types import Change, Commit, Header
 
 # After this many missing heartbeats the connection is considered broken.
@@ -44,9 +43,7 @@ class Event:
 
 def watch_request(
     tables: Sequence[str],
-    where: str = "",
-    params: Sequence[Any] = (),
-    named: Mapping[str, Any] | None = None,
+    condition: tuple[str, list[str]],
     *,
     keys: Sequence[Any] = (),
     key_prefix: str = "",
@@ -60,11 +57,11 @@ def watch_request(
     heartbeat: timedelta | float = 10.0,
     time_zone: str = "",
 ) -> Any:
-    """The request of a watch."""
-    text, values = bind(where, params, named or {})
+    """The request of a watch; `condition` with its parameters, if there is one."""
+    text, values = condition
     request = v1.WatchDriftRequest(
         tables=tables,
-        keys=[key_to_wire(key) for key in keys],
+        keys=[some_key(key) for key in keys],
         key_prefix=key_prefix,
         where=text,
         params=values,
@@ -100,6 +97,7 @@ class AsyncWatch:
         self._answers: Answers | None = None
         self._is_open = False  # the first message of this stream has come
         self._was_open = False  # the first message of any stream has come
+        self._header: Header | None = None
         self._joiner = CommitJoiner()
         self._pauses: Pauses | None = None
         self._pause: float | None = None
@@ -162,8 +160,9 @@ class AsyncWatch:
                     # A reader that shuts down may end its streams without an error.
                     raise ConnectionLost("the reader ended the stream")
             except DriftError as error:
-                if self._ended:
-                    # It was closed while it waited.
+                if self._ended or isinstance(error, ClientClosed):
+                    # It was closed while it waited, or its client was.
+                    self._ended = True
                     break
                 interrupted = self._handle_break(error)
                 if interrupted is not None:
@@ -181,6 +180,9 @@ class AsyncWatch:
         if self._pause is not None:
             await self._session.transport.sleep(self._pause)
             self._pause = None
+        if self._ended:
+            # It was closed during the pause.
+            return
         reader = next(self._session.readers.round())
         self._answers, self._is_open = reader.stream("ReaderService/WatchDrift", self._request), False
 
@@ -227,7 +229,8 @@ class AsyncWatch:
         if kind is None:
             # An event of an unknown kind, from a newer reader.
             return None
-        header = Header._of(getattr(message, kind))
+        header = self._header = Header._of(getattr(message, kind))
+        self._session.saw(header)
         if kind == "opened":
             return self._opened(header)
         if kind == "rows_done":
@@ -252,6 +255,9 @@ class AsyncWatch:
             raise self._violation("sent a commit twice or out of order")
         self._last_commit, self._rows_pending = commit.seq, False
         self._delivered = max(self._delivered, commit.seq)
+        if self._header is not None:
+            # Whoever reads after a change must not get the state before it from another reader.
+            self._session.saw(replace(self._header, read_seq=commit.seq))
         return Event("commit", changes=commit.changes, commit=commit)
 
     def _is_complete(self) -> bool:

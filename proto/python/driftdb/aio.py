@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._address import parse
 from ._commit import AsyncCommitter, Operations
-from ._documents import as_of_to_wire, duration_to_wire, key_to_wire
+from ._documents import as_of_to_wire, duration_to_wire, key_to_wire, some_key
 from ._ingest import Ingest, batches_of
 from ._messages import v1
-from ._params import bind
+from ._params import bind, bind_either
 from ._results import AsyncQuery, AsyncResults, AsyncRows, CommitJoiner
 from ._session import Session
 from ._transport import AsyncioTransport, Transport
@@ -192,10 +192,9 @@ class AsyncDatabase:
     def watch(self, *tables: str, **options: Any) -> AsyncWatch:
         """Changes of these tables as they happen, or of all tables. `AsyncTable.watch` describes the options; conditions have their
         parameters in `params`, a list or a dict."""
-        where, params = options.pop("where", ""), options.pop("params", ())
-        positional, named = ((), params) if isinstance(params, Mapping) else (params, {})
+        where, values = bind_either(options.pop("where", ""), options.pop("params", ()))
         zone = self._session.address.time_zone
-        return AsyncWatch(self._session, watch_request(tables, where, positional, named, time_zone=zone, **options))
+        return AsyncWatch(self._session, watch_request(tables, (where, values), time_zone=zone, **options))
 
     async def status(self) -> Header:
         """What the next reader has: its newest commit, and the identity of the database."""
@@ -313,7 +312,7 @@ class AsyncTable:
         start: Any = None,
         end: Any = None,
         where: str = "",
-        params: Sequence[Any] = (),
+        params: Sequence[Any] | Mapping[str, Any] = (),
         actor: str = "",
         before: bool = False,
         after: bool = False,
@@ -321,10 +320,10 @@ class AsyncTable:
         limit: int = 0,
     ) -> AsyncResults[Commit]:
         """The commits that changed a row, or any row, after `start` and up to `end`. `BelowFloor` if `start` was compacted."""
-        text, values = bind(where, params, {})
+        text, values = bind_either(where, params)
         request = v1.HistoryRequest(
             table=self.name,
-            key="" if key is None else key_to_wire(key),
+            key="" if key is None else some_key(key),
             start=as_of_to_wire(start),
             end=as_of_to_wire(end),
             where=text,
@@ -345,7 +344,7 @@ class AsyncTable:
             table=self.name,
             start=as_of_to_wire(start),
             end=as_of_to_wire(end),
-            keys=[key_to_wire(key) for key in keys],
+            keys=[some_key(key) for key in keys],
             added_if_missing=added_if_missing,
         )
         return AsyncResults(self._session, "ReaderService/Diff", request, lambda answer: map(RowDiff._of, answer.rows))
@@ -382,9 +381,7 @@ class AsyncTable:
         zone = self._session.address.time_zone
         request = watch_request(
             [self.name],
-            where,
-            params,
-            named,
+            bind(where, params, named),
             keys=keys,
             key_prefix=key_prefix,
             after_seq=after_seq,
@@ -410,8 +407,9 @@ class AsyncTable:
     ) -> Ingested:
         """Loads many rows, each a commit, or each batch if `atomic`. Rows that are refused are in `refused`; the others are on disk.
 
-        With a `producer`, the name of the source, a load resumes by itself, and one that is repeated with the same rows and the same
-        `batch` passes over what is on disk. Without it, a broken connection is `OutcomeUnknown`.
+        With a `producer`, a name for this load and no other, a load resumes by itself, and one that is repeated with the same rows and
+        the same `batch` passes over what is on disk: rows of another load under the same name would be passed over, too. Without it, a
+        connection that breaks after it was made is `OutcomeUnknown`.
         """
         return await Ingest(self._session, batches_of(self.name, rows, action, batch), producer, batch, atomic).run()
 

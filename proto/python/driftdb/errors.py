@@ -401,6 +401,12 @@ class InternalError(DriftError):
     code = "INTERNAL"
 
 
+class ClientClosed(DriftError):
+    """The client was closed by this program. Nothing is sent any more."""
+
+    code = "CANCELLED"
+
+
 #: The class of each reason.
 BY_REASON: dict[str, type[DriftError]] = {
     error.reason: error for error in DriftError.__subclasses__() if error.reason

@@ -243,9 +243,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What an ingest did. All operations are on disk, except those in `refused`."""
+    """What an ingest did. All operations are on disk, except those in `refused`. The first `skipped` ones were not sent, because the
+    producer had sent as many before."""
 
     operations: int
     token: Token | None
     refused: tuple[Refused, ...]
     keys: tuple[str, ...]
+    skipped: int = 0

@@ -2,10 +2,14 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { createServer as createHttp2Server } from "node:http2";
+import { createServer } from "node:net";
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import * as driftdb from "driftdb";
 import { Cluster } from "./cluster.mjs";
 
-const { ConnectionLost, DriftError, connect, errors, parseJson, toJson } = driftdb;
+const { ClientClosed, ConnectionLost, DriftError, connect, errors, parseJson, toJson } = driftdb;
 const [docs] = process.argv.slice(2);
 const types = readFileSync(new URL("./node_modules/driftdb/index.d.ts", import.meta.url), "utf8");
 
@@ -51,6 +55,13 @@ async function wrongValuesAreRefusedBeforeTheyAreSent() {
   for (const asOf of [-1n, "now", new Date(NaN)]) await assert.rejects(table.get("a", { asOf }), errors.ARGUMENT_INVALID);
   await assert.rejects(table.get("a"), /names no reader/);
   assert.throws(() => connect("driftdb://w,r", { token: "a secret" }), (error) => error.reason === "ARGUMENT_INVALID" && !error.message.includes("secret"));
+  for (const call of [() => table.history(""), () => table.watch({ keys: [""] }), () => table.diff(0n, undefined, { keys: [""] })]) {
+    assert.throws(call, errors.KEY_INVALID);
+  }
+  // A text of a statement, and a document, may be long.
+  const long = "x".repeat(8 << 20);
+  assert.equal(parseJson(`["${long}",9007199254740993]`)[0].length, long.length);
+  await assert.rejects(connect("driftdb://w").execute(`UPSERT INTO t {"id": "${long}"} $x`, { y: 1 }), errors.ARGUMENT_INVALID);
   assert.throws(() => connect("driftdb://w,r", { tokn: "x" }), errors.ARGUMENT_INVALID);
 }
 
@@ -88,6 +99,85 @@ async function closingEndsAWatch(cluster) {
   db.close();
 }
 
+async function closingAClientEndsWhatItDoes(cluster) {
+  const db = connect(cluster.url());
+  const table = await db.createTable("left");
+  const watch = table.watch();
+  const waiting = watch.next();
+  await sleep(300);
+  db.close();
+  assert.deepEqual(await waiting, { done: true, value: undefined });
+  await assert.rejects(table.get("a"), ClientClosed);
+  // A server that takes connections and never says anything.
+  const sockets = [];
+  const silent = createServer((socket) => sockets.push(socket.on("error", () => {}))).listen(0, "127.0.0.1");
+  await once(silent, "listening");
+  const other = connect(`driftdb://127.0.0.1:${silent.address().port},127.0.0.1:${silent.address().port}`);
+  const writing = assert.rejects(other.table("t").put({ id: "a" }), errors.OUTCOME_UNKNOWN);
+  await sleep(300);
+  other.close();
+  await writing;
+  sockets.forEach((socket) => socket.destroy());
+  silent.close();
+}
+
+async function aWatchThatIsClosedInAPauseOpensNoStream() {
+  // Nobody listens there at first.
+  const probe = createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const { port } = probe.address();
+  probe.close();
+  await once(probe, "close");
+  const watch = connect(`driftdb://127.0.0.1:1,127.0.0.1:${port}`).table("t").watch();
+  assert.equal((await watch.nextEvent()).kind, "interrupted");
+  const waiting = watch.nextEvent();
+  watch.close();
+  const reader = createHttp2Server().listen(port, "127.0.0.1");
+  await once(reader, "listening");
+  let streams = 0;
+  reader.on("stream", () => streams++);
+  const sessions = [];
+  reader.on("session", (session) => sessions.push(session));
+  assert.equal(await waiting, undefined);
+  await sleep(1000);
+  assert.equal(streams, 0);
+  sessions.forEach((session) => session.destroy());
+  reader.close();
+}
+
+async function aLoadThatReachesNoWriterWasNotBegun() {
+  let closed = false;
+  async function* rows() {
+    try {
+      for (let n = 0; ; n++) yield { id: `k${n}` };
+    } finally {
+      closed = true;
+    }
+  }
+  const table = connect("driftdb://127.0.0.1:1", { retryTimeout: 0.2 }).table("t");
+  await assert.rejects(table.ingest(rows()), errors.UNREACHABLE);
+  assert.ok(closed, "the source of the rows is left open");
+}
+
+async function aLoadSaysWhatWasLoadedBefore(cluster) {
+  const db = connect(cluster.url());
+  const table = await db.createTable("loaded");
+  const rows = Array.from({ length: 10 }, (_, n) => ({ id: `k${n}` }));
+  assert.equal((await table.ingest(rows, { producer: "of monday", batch: 3 })).skipped, 0);
+  const repeated = await table.ingest(rows, { producer: "of monday", batch: 3 });
+  assert.deepEqual([repeated.operations, repeated.skipped], [10, 10]);
+  db.close();
+}
+
+async function noProxyIsBetweenAClientAndItsDaemons(cluster) {
+  process.env.http_proxy = process.env.grpc_proxy = "http://127.0.0.1:9";
+  const db = connect(cluster.url().replaceAll("127.0.0.1", "localhost"), { retryTimeout: 5 });
+  assert.equal(await (await db.createTable("direct")).get("a"), undefined);
+  db.close();
+  delete process.env.http_proxy;
+  delete process.env.grpc_proxy;
+}
+
 async function aTokenCountsACommitOnlyWhenItsChangesAreTaken(cluster) {
   const db = connect(cluster.url());
   const table = await db.createTable("tokens");
@@ -117,8 +207,13 @@ await wrongValuesAreRefusedBeforeTheyAreSent();
 const cluster = await Cluster.start();
 await aSignalEndsWhatWaits(cluster);
 await closingEndsAWatch(cluster);
+await closingAClientEndsWhatItDoes(cluster);
+await aWatchThatIsClosedInAPauseOpensNoStream();
+await aLoadThatReachesNoWriterWasNotBegun();
+await aLoadSaysWhatWasLoadedBefore(cluster);
+await noProxyIsBetweenAClientAndItsDaemons(cluster);
 await aTokenCountsACommitOnlyWhenItsChangesAreTaken(cluster);
 await errorsSayWhereAStatementIsWrong(cluster);
 await cluster.close();
+// Nothing that was closed keeps the program: it ends by itself.
 console.log("node package: ok");
-process.exit(0);

@@ -32,6 +32,7 @@ mkdir "$modules/node_modules/driftdb"
 (cd "$modules" && node_modules/.bin/tsc --noEmit --strict --target es2022 --lib es2023,dom --module nodenext types.ts)
 
 . tests/clients/daemons.sh
+. tests/clients/planted.sh
 export DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader DRIFTDB_BIN=$bin
 node "$modules/test.mjs"
 expect_output "$example_output" "$(node "$modules/example.mjs")"
@@ -40,4 +41,11 @@ timeout 300 node "$modules/watching.mjs"
 timeout 300 node "$modules/writers.mjs"
 timeout 300 node "$modules/package_test.mjs" docs/errors.md
 timeout 300 node "$modules/conformance.mjs" tests/clients/conformance.json
+# A package that forgets a promise is caught: no request ids, no resume tokens, no memory of its own writes.
+caught() {
+    expect_caught "$modules/node_modules/driftdb/lib/$1" "$2" "$3" node "$modules/conformance.mjs" tests/clients/conformance.json
+}
+caught session.js 's/requestId = randomUUID()/requestId = ""/' "a write whose answer is lost"
+caught watch.js 's/{ ...filter, resumeToken: message.resumeToken }/filter/' "a watch survives killed readers"
+caught session.js 's/^    this.include(token);$//' "a client reads its own writes"
 timeout 300 node "$modules/guide.mjs" docs/node.md docs/examples

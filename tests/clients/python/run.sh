@@ -6,6 +6,7 @@ cd "$here/../../.."
 
 . "$here/venv.sh"
 . tests/clients/daemons.sh
+. tests/clients/planted.sh
 export PYTHONDONTWRITEBYTECODE=1 DRIFTDB_BIN=$bin
 
 # Generated stubs, as a program in another language would use them. They and the package have one name.
@@ -30,6 +31,15 @@ for kind in blocking asyncio; do
     timeout 300 "$venv/bin/python" "$here/conformance.py" "$kind"
 done
 timeout 300 "$venv/bin/python" "$here/guide.py"
+
+# A package that forgets a promise is caught: no request ids, no resume tokens, no memory of its own writes.
+cp -r proto/python "$work/broken"
+caught() {
+    PYTHONPATH=$work/broken expect_caught "$work/broken/driftdb/$1" "$2" "$3" "$venv/bin/python" "$here/conformance.py" asyncio
+}
+caught _session.py 's/request_id or str(uuid.uuid4())/request_id/' "a write whose answer is lost"
+caught _watch.py 's/self._request.resume_token = self._next_token/self._next_token/' "a watch survives killed readers"
+caught _session.py 's/^        self.include(token)$/        pass/' "a client reads its own writes"
 
 # The package, as pip installs it: it must contain all that it needs.
 cp -r proto/python "$work/package"

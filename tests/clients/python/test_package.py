@@ -6,6 +6,7 @@ import datetime
 import decimal
 import inspect
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -259,3 +260,136 @@ def test_results_are_immutable(driftdb_database):
     with pytest.raises(dataclasses.FrozenInstanceError):
         receipt.replayed = True
     assert table.select().header.read_seq == receipt.seq
+
+
+@pytest.fixture
+def silent_daemon():
+    """The address of a server that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_closing_a_client_ends_its_watches_in_other_threads(driftdb_server):
+    db = driftdb_server.connect()
+    table = db.create_table("open")
+    watches = [table.watch(heartbeat=60) for _ in range(2)]
+    found, started = [], threading.Barrier(3)
+
+    def follow(watch):
+        events = watch.events()
+        found.append(next(events).kind)
+        started.wait(20)
+        found.extend(event.kind for event in events)
+
+    threads = [threading.Thread(target=follow, args=[watch]) for watch in watches]
+    for thread in threads:
+        thread.start()
+    started.wait(20)
+    db.close()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert set(found) <= {"opened", "caught_up"}
+    with pytest.raises(driftdb.ClientClosed):
+        db.table("open").get("a")
+
+
+def test_closing_a_client_ends_a_write_whose_outcome_is_then_unknown(silent_daemon):
+    db, failures = driftdb.connect(f"driftdb://{silent_daemon}"), []
+
+    def put():
+        try:
+            db.table("t").put({"id": "a"})
+        except driftdb.DriftError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    time.sleep(0.5)
+    db.close()
+    thread.join(20)
+    assert not thread.is_alive() and [type(error) for error in failures] == [driftdb.OutcomeUnknown]
+
+
+def test_closing_a_client_cancels_no_task(driftdb_server, silent_daemon):
+    async def close():
+        db = driftdb.connect_async(f"driftdb://{silent_daemon}")
+        writing = asyncio.ensure_future(db.table("t").put({"id": "a"}))
+        await asyncio.sleep(0.5)
+        await db.close()
+        with pytest.raises(driftdb.OutcomeUnknown):
+            await asyncio.wait_for(writing, 20)
+        db = driftdb.connect_async(driftdb_server.url)
+        watch = (await db.create_table("followed")).watch()
+        waiting = asyncio.ensure_future(anext(watch, None))
+        await asyncio.sleep(0.5)
+        await db.close()
+        assert await asyncio.wait_for(waiting, 20) is None
+
+    asyncio.run(close())
+
+
+def test_every_field_of_any_row_is_a_column(driftdb_database):
+    pytest.importorskip("pyarrow")
+    table = driftdb_database.create_table("t")
+    table.put({"id": "a"})
+    table.put({"id": "b", "amount": 5})
+    assert table.select().to_arrow().to_pydict() == {"id": ["a", "b"], "amount": [None, 5]}
+
+
+def test_a_load_that_reaches_no_writer_was_not_begun():
+    table = driftdb.connect("driftdb://127.0.0.1:1", retry_timeout=0.2).table("t")
+    with pytest.raises(driftdb.Unreachable):
+        table.ingest([{"id": "a"}])
+
+
+def test_a_load_says_what_was_loaded_before(driftdb_database):
+    table = driftdb_database.create_table("t")
+    rows = [{"id": f"k{n}"} for n in range(10)]
+    assert table.ingest(rows, producer="of monday", batch=3).skipped == 0
+    repeated = table.ingest(rows, producer="of monday", batch=3)
+    assert (repeated.operations, repeated.skipped) == (10, 10)
+
+
+def test_a_read_after_a_change_is_not_older_than_the_change(driftdb_server):
+    [writer, reader] = driftdb_server.url.removeprefix("driftdb://").split(",")
+    # Two readers, so that another one can be behind; the change is that of another client.
+    with driftdb.connect(f"driftdb://{writer},{reader},{reader}") as db, driftdb_server.connect() as other:
+        table = db.create_table("changed")
+        watch = table.watch(after_seq=table.describe().created_seq)
+        written = other.table("changed").put({"id": "a"})
+        assert next(watch).key == "a"
+        assert db._database._session.freshness().min_seq == written.seq
+
+
+def test_a_token_or_an_option_of_none_is_not_given():
+    assert driftdb.connect("driftdb://db", token=None, ca=None).table("t").name == "t"
+
+
+def test_no_proxy_is_between_a_client_and_its_daemons(driftdb_server, monkeypatch):
+    for name in ("http_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with driftdb.connect(driftdb_server.url.replace("127.0.0.1", "localhost"), retry_timeout=5) as db:
+        db.create_table("direct")
+        assert db.table("direct").get("a") is None
+
+
+def test_an_empty_key_is_not_every_row(driftdb_database):
+    table = driftdb_database.create_table("t")
+    for call in (lambda: table.history(""), lambda: table.watch(keys=[""]), lambda: table.diff(0, keys=[""])):
+        with pytest.raises(driftdb.KeyInvalid):
+            list(call())
+
+
+def test_the_parameters_of_a_history_are_a_list_or_a_dict(driftdb_database):
+    table = driftdb_database.create_table("t")
+    table.put({"id": "a", "s": "paid"})
+    for where, params in [("s = $1", ["paid"]), ("s = $status", {"status": "paid"})]:
+        assert len(list(table.history(where=where, params=params))) == 1
+    with pytest.raises(driftdb.ArgumentInvalid):
+        table.history(where="s = $1", params="paid")
+
+
+def test_half_a_character_is_refused(driftdb_database):
+    with pytest.raises(driftdb.DocumentInvalid):
+        driftdb_database.create_table("t").put({"id": "\ud800"})
