@@ -11,12 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::harness::buckets::{BackedUp, driftctl, driftctl_lines, rows_at, text};
+use crate::harness::condition::Random;
+use crate::harness::s3_server::S3Server;
 use crate::harness::watching::{after, watch};
 use crate::harness::*;
 
 /// A writer whose clients may have backups made below a directory.
 fn writer(home: &Path, args: &[&str]) -> Daemon {
-    let backups = home.join("backups").display().to_string();
+    let backups = home.join("backups");
+    fs::create_dir(&backups).unwrap();
+    let backups = backups.display().to_string();
     let options = [&buckets::WRITER[..], &["--backup-dir", backups.as_str()], args].concat();
     Daemon::start("driftdb-writer", &home.join("data"), &options)
 }
@@ -122,7 +126,7 @@ async fn a_client_cannot_have_the_writer_write_anywhere_on_its_machine() {
     let closed = Daemon::writer(&home.path().join("other"));
     let (_, said) = complaint(&["backup", "--writer", &closed.url, &url_of(home.path(), "x")]);
     assert!(said.contains("started without --backup-dir"), "{said}");
-    assert!(!home.path().join("backups").exists());
+    assert!(fs::read_dir(home.path().join("backups")).unwrap().next().is_none());
     // The writer is still one.
     put_row(&mut client, 1).await;
 }
@@ -253,4 +257,44 @@ async fn the_bytes_of_other_tables_are_gone_and_unknown_tables_are_named() {
     }
     let lost = select_at(&mut reader, "salaries", 4).await.unwrap_err();
     assert_eq!(lost.code(), Code::OutOfRange, "{lost:?}");
+}
+
+/// A store that refuses one part in between costs that part, and not the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_refused_parts() {
+    let (server, home) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let data = home.path().join("data");
+    let mut daemon = Daemon::writer(&data);
+    let mut client = daemon.as_writer().await;
+    create_table(&mut client, "t").await.unwrap();
+    let mut random = Random(3);
+    let mut last = 0;
+    for n in 0..24 {
+        // Does not compress well: the snapshot has several parts.
+        let text: String = (0..50_000).map(|_| format!("{:016x}", random.next())).collect();
+        last = apply(&mut client, vec![put("t", format!(r#"{{"id":"k{n}","text":"{text}"}}"#))])
+            .await
+            .unwrap()
+            .seq;
+    }
+    calls::snapshot(&mut client, "t").await.unwrap();
+    drop(client);
+    assert!(daemon.terminate().await.success());
+    let back_up = |prefix: &str| {
+        let url = format!("{}{prefix}", server.url());
+        let output = server
+            .command("driftctl")
+            .args(["-o", "json", "backup", "-d", text(&data), &url])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(made[0]["last_seq"], last, "{made}");
+        server.uploads().0
+    };
+    let uploads = back_up("");
+    assert!(uploads > 0, "no file has several parts");
+    server.refuse_parts(3);
+    assert_eq!(back_up("-again") - uploads, uploads, "an upload began anew");
+    assert_eq!(server.uploads().1, 0, "no part was refused");
 }

@@ -7,6 +7,12 @@ use std::fs;
 use std::path::Path;
 
 use driftdb::v1;
+use driftdb_common::bucket::chain::LogEnds;
+use driftdb_common::bucket::mirror::Mirror;
+use driftdb_common::bucket::store::BucketStore;
+use driftdb_common::error::Reason;
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::layout::DataDir;
 
 use crate::harness::buckets::{
     BackedUp, WRITER, driftctl, driftctl_lines, reader_status, text, until_reader, until_serving,
@@ -227,6 +233,16 @@ async fn a_bucket_that_does_not_answer_stops_nothing_and_is_named() {
     daemon = Daemon::start("driftdb-reader", &cache, &["--bucket", &made.url(), "--poll-interval", "10ms"]);
     let mut reader = until_serving(&daemon).await;
     assert!(!select_at(&mut reader, "t0", made.last_seq()).await.unwrap().is_empty());
+    // How old that is, it cannot know.
+    let max_staleness = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let freshness = Some(v1::Freshness {
+        max_staleness,
+        wait: Some(prost_types::Duration { seconds: 0, nanos: 0 }),
+        ..Default::default()
+    });
+    let request = v1::SelectRequest { table: "t0".into(), freshness, ..Default::default() };
+    assert_eq!(reason(&select(&mut reader, request).await.unwrap_err()), "REPLICA_BEHIND");
+    assert_eq!(reader_status(&mut reader).await.lag, None);
 
     fs::remove_dir(made.bucket()).unwrap();
     fs::rename(&away, made.bucket()).unwrap();
@@ -269,12 +285,83 @@ async fn a_directory_with_anything_else_is_refused() {
     let cache = made.home.path().join("cache");
     drop(until_serving(&follow(&made.url(), &cache)).await);
     let other = BackedUp::build(1, 10).await;
-    let daemon = follow(&other.url(), &cache);
-    let mut reader = until_serving(&daemon).await;
-    until_reader(&mut reader, "it names the other bucket", |now| {
-        now.problems.iter().any(|problem| problem.contains("is not a mirror of the bucket"))
-    })
-    .await;
+    let refused = Daemon::try_start("driftdb-reader", &cache, &["--bucket", &other.url()]).unwrap_err();
+    assert!(refused.contains("is not a mirror of the bucket"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_cache_answers_for_its_own_bucket_only_and_says_when_it_may_be_old() {
+    let [made, other] = [BackedUp::build(1, 8).await, BackedUp::build(1, 10).await];
+    let cache = made.home.path().join("cache");
+    let count = |url: &str| {
+        driftctl(&["-d", url, "--bucket-cache", text(&cache), "sql", "-e", "SELECT COUNT(*) FROM t0"])
+    };
+    let first = count(&made.url());
+    assert!(first.status.success() && first.stderr.is_empty(), "{first:?}");
+    let refused = count(&other.url());
+    let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+    assert!(complaint.contains("is not a mirror of the bucket"), "{complaint}");
+    // Another database in the place of the bucket: the name is right, and the copy is not of it.
+    let away = made.home.path().join("away");
+    fs::rename(made.bucket(), &away).unwrap();
+    fs::rename(other.bucket(), made.bucket()).unwrap();
+    let refused = count(&made.url());
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+    // Nothing in its place: the copy answers, with a note.
+    fs::remove_dir_all(made.bucket()).unwrap();
+    let old = count(&made.url());
+    let note = String::from_utf8_lossy(&old.stderr).into_owned();
+    assert!(old.status.success() && old.stdout == first.stdout, "{old:?}");
+    assert!(note.contains("the answer may be old"), "{note}");
+    assert!(!made.bucket().exists(), "a question creates no bucket");
+}
+
+#[tokio::test]
+async fn a_url_with_credentials_is_refused_by_every_command_and_never_printed() {
+    for user in ["AKIA:SECRET", "SECRET"] {
+        let url = format!("s3://{user}@b/p");
+        for command in [
+            &["sql", "-e", "INSERT INTO t {\"id\":1}"][..],
+            &["verify"],
+            &["select", "t"],
+            &["tables"],
+            &["snapshot", "t"],
+            &["doctor"],
+            &["dump", "-"],
+        ] {
+            let output = driftctl(&[&["-d", url.as_str()], command].concat());
+            let printed = format!("{output:?}");
+            assert!(!output.status.success() && !printed.contains("SECRET"), "{command:?}: {printed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_chunk_is_named_by_a_reader_that_starts_and_by_one_that_follows() {
+    let made = BackedUp::build(3, 10).await;
+    let cache = made.home.path().join("cache");
+    let mut chunks: Vec<_> =
+        fs::read_dir(made.bucket().join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    chunks.sort();
+    let lost = &chunks[chunks.len() - 2];
+    let name = lost.file_name().unwrap().to_str().unwrap().to_owned();
+    let (kept, store) = (fs::read(lost).unwrap(), BucketStore::open(&made.url()).unwrap());
+    let mut mirror = Mirror::open(store, OsFileSystem::shared(), &DataDir::new(&cache)).unwrap();
+    let before = LogEnds { first: 1, last: chunks.len() as u64 - 2 };
+    mirror.catch_up(before, &mut |_| Ok(())).unwrap();
+    mirror.check_no_gap().unwrap();
+    fs::remove_file(lost).unwrap();
+    let error = mirror.check_no_gap().unwrap_err();
+    assert!(error.reason() == Reason::Corrupt && error.to_string().contains(&name), "{error}");
+    mirror.complete().unwrap();
+    drop(mirror);
+    let new = made.home.path().join("new cache");
+    let refused = driftctl(&["-d", &made.url(), "--bucket-cache", text(&new), "select", "t0"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&name), "{refused:?}");
+    fs::write(lost, kept).unwrap();
+    let rows = driftctl_lines(&["-d", &made.url(), "select", "t0"]);
+    assert_eq!(rows.len(), made.moment(made.last_seq()).tables["t0"].as_ref().unwrap().len());
 }
 
 #[tokio::test]

@@ -136,7 +136,15 @@ async fn a_target_with_files_and_points_without_commits_are_refused() {
     refused(&["restore", &url, text(&made.data())], "the directory is not empty");
     refused(&["restore", &url, text(&dir), "--to", "@seq:1000"], "seq 1000 does not exist yet");
     let empty = format!("file://{}", made.home.path().join("empty").display());
-    refused(&["restore", &empty, text(&dir)], "contains no database");
+    refused(&["restore", &empty, text(&dir)], "it is a copy of file:///");
+    refused(&["restore", &empty, text(&made.home.path().join("other"))], "contains no database");
+    refused(&["backup", "list", &empty], "contains no database");
+    refused(&["-d", &empty, "select", "t0"], "contains no database");
+    assert!(!made.home.path().join("empty").exists(), "what reads creates no bucket");
+    // A disk that is not mounted is no empty bucket.
+    let unmounted = format!("file://{}", made.home.path().join("disk/orders").display());
+    refused(&["backup", "-d", text(&made.data()), &unmounted], "is its disk mounted?");
+    assert!(!made.home.path().join("disk").exists());
     refused(&["backup", &url], "backup needs a data directory");
     refused(&["restore", "s3://bucket/x?key=secret", text(&dir)], "do not belong in the URL");
     assert!(!dir.exists());
@@ -195,7 +203,8 @@ async fn damaged_missing_truncated_and_swapped_objects_are_named_and_never_skipp
     let mut check = |what: &str, damaged: &Path| {
         let name = damaged.file_name().unwrap().to_str().unwrap();
         let output = driftctl(&["backup", "verify", &url, "--deep"]);
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = [&output.stdout[..], &output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
         assert_eq!(output.status.code(), Some(6), "{what} {name}: {output:?}");
         assert!(printed.contains(name), "{what} {name} is not named: {printed}");
         let target = made.home.path().join(format!("target{tried}"));
@@ -203,7 +212,9 @@ async fn damaged_missing_truncated_and_swapped_objects_are_named_and_never_skipp
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
         // What a restore does not need can be damaged: an early chunk, for example, before the base.
         if output.status.success() {
-            assert!(target.exists());
+            let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(printed["last_seq"], made.last_seq(), "{what} {name}");
+            assert_eq!(driftctl_lines(&["-d", text(&target), "verify"]).last().unwrap()["problems"], 0);
         } else {
             assert!(!target.exists() && complaint.contains(name), "{what} {name}: {complaint}");
         }
@@ -223,13 +234,10 @@ async fn damaged_missing_truncated_and_swapped_objects_are_named_and_never_skipp
         refused += usize::from(check("truncated", path));
         fs::write(path, &sound).unwrap();
     }
-    for path in [&chunks[last - 1], &files[0]] {
+    for path in chunks[..last].iter().chain([&files[0]]) {
         let sound = fs::read(path).unwrap();
         fs::remove_file(path).unwrap();
-        // After a gap, the chunks that follow are not found by counting: the last one before it is the end.
-        if path.starts_with(bucket.join("files")) {
-            refused += usize::from(check("missing", path));
-        }
+        refused += usize::from(check("missing", path));
         fs::write(path, &sound).unwrap();
     }
     // Chunk `last` under the name of the one before it, and the other way round.
@@ -241,6 +249,117 @@ async fn damaged_missing_truncated_and_swapped_objects_are_named_and_never_skipp
     fs::write(&chunks[last], &other).unwrap();
     assert!(refused >= 5, "only {refused} restores were refused");
     assert_eq!(driftctl_lines(&["backup", "verify", &url, "--deep"])[0]["problems"], 0);
+}
+
+/// After a lost chunk, what is before it can be restored, and nobody writes into the gap.
+#[tokio::test]
+async fn a_lost_chunk_leaves_what_is_before_it_and_is_not_written_again() {
+    let made = BackedUp::build(3, 16).await;
+    let (chunks, _) = chunks_and_files(&made.bucket());
+    let lost = &chunks[chunks.len() - 2];
+    let name = lost.file_name().unwrap().to_str().unwrap();
+    fs::remove_file(lost).unwrap();
+    let before = objects(&made.bucket());
+    let (data, url) = (made.data(), made.url());
+    driftctl_lines(&["-d", text(&data), "sql", "-e", "CREATE TABLE more (pk=id)"]);
+    for command in [&["backup", "-d", text(&data), &url][..], &["backup", "-d", text(&data), &url, "--force"]]
+    {
+        let refused = driftctl(command);
+        assert_eq!(refused.status.code(), Some(6), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(name), "{refused:?}");
+    }
+    assert_eq!(objects(&made.bucket()), before, "nothing is written");
+    let seq = made.backups[0];
+    let (dir, found) = restored(&made, "before", &format!("@seq:{seq}"));
+    assert_eq!(found, seq);
+    made.check_restored(&dir, seq, &[1]).await;
+}
+
+#[tokio::test]
+async fn a_restore_of_another_bucket_is_not_mixed_with_an_interrupted_one() {
+    let [made, other] = [BackedUp::build(2, 12).await, BackedUp::build(2, 20).await];
+    let fs: Arc<dyn FileSystem> = OsFileSystem::shared();
+    let request = RestoreRequest { point: "@now", bound: None, is_clone: false };
+    // In the copy, and after all of it.
+    for (i, steps) in [1, usize::MAX].into_iter().enumerate() {
+        let target = made.home.path().join(format!("target{i}"));
+        let mut left = steps;
+        let store = BucketStore::open(&made.url()).unwrap();
+        restore(&store, &fs, &target, request, &mut |step: RestoreProgress| {
+            left -= 1;
+            let is_over = left == 0 || step == RestoreProgress::Verifying;
+            if is_over { Err(Error::new(Reason::Cancelled, "interrupted")) } else { Ok(()) }
+        })
+        .unwrap_err();
+        let refused = driftctl(&["restore", &other.url(), text(&target)]);
+        let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && !target.exists(), "{refused:?}");
+        assert!(complaint.contains(&made.url()) && complaint.contains("remove"), "{complaint}");
+        assert_eq!(driftctl_lines(&["restore", &made.url(), text(&target)])[0]["last_seq"], made.last_seq());
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_replaced_is_refused_before_anything_is_copied() {
+    let made = BackedUp::build(1, 8).await;
+    let empty = made.home.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    for target in [".", "./", "../empty/."] {
+        let mut command = std::process::Command::new(binary("driftctl"));
+        command.current_dir(&empty).args(["restore", &made.url(), target]);
+        let output = command.output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{target}");
+        assert!(complaint.contains("name a directory that does not exist yet"), "{target}: {complaint}");
+        assert!(fs::read_dir(&empty).unwrap().next().is_none(), "{target}");
+    }
+    // An empty directory that can be replaced is.
+    assert_eq!(driftctl_lines(&["restore", &made.url(), text(&empty)])[0]["last_seq"], made.last_seq());
+    made.check_restored(&empty, made.last_seq(), &[1]).await;
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_step_of_a_restore_can_be_continued() {
+    let made = BackedUp::build(2, 12).await;
+    let store = BucketStore::open(&made.url()).unwrap();
+    let seq = made.backups[0] - 1;
+    let point = format!("@seq:{seq}");
+    let request = RestoreRequest { point: &point, bound: Some(CommitBound::Seq(seq)), is_clone: false };
+    let target = Path::new("/disk/target");
+    let restored_on =
+        |disk: &SimDisk| restore(&store, &disk.shared(), target, request, &mut |_: RestoreProgress| Ok(()));
+    let new_disk = || {
+        let disk = SimDisk::new();
+        disk.shared().create_dir(Path::new("/disk")).unwrap();
+        disk.shared().sync_dir(Path::new("/disk")).unwrap();
+        disk
+    };
+    let whole = new_disk();
+    let done = restored_on(&whole).unwrap();
+    let steps = whole.operations();
+    let mut random = Random(7);
+    // The last steps give the result its name.
+    let last = steps.saturating_sub(20)..=steps;
+    let others: Vec<u64> = (0..by_lane(10, 500)).map(|_| 1 + (random.next() >> 33) % steps).collect();
+    for stop in last.chain(others) {
+        let disk = new_disk();
+        disk.power_off_at(stop);
+        if restored_on(&disk).is_ok() {
+            continue;
+        }
+        for policy in CrashPolicy::all(random.next()) {
+            let crashed = disk.crash(policy);
+            match restored_on(&crashed) {
+                Ok(again) => assert_eq!((again.seq, again.tables), (done.seq, done.tables), "step {stop}"),
+                Err(error) => {
+                    // It had its name already.
+                    assert!(error.message().contains("is not empty"), "step {stop} of {steps}: {error}");
+                }
+            }
+            let has = |name: &str| crashed.bytes(target.join(name)).is_some();
+            assert!(has("database.json") && !has("bucket.json"), "step {stop} of {steps}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -23,23 +23,32 @@ use tokio::sync::oneshot;
 pub const BUCKET_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long one attempt is repeated before the reader says that the bucket does not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause after a failure.
+/// The pause after a failure, and the longest if nothing but a change of the bucket or of the options can end it.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a reader that ends waits for the thread.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// After such a pause, for example of the whole machine, the chunk that is next may not be kept any more. As often it is asked
-/// whether the last one is kept, because the bucket answers a question for a chunk that it kept once as one for a chunk to come.
+/// whether the last one is kept, and whether there are later ones than the next, because the bucket answers a question for a chunk that it
+/// kept once, or that is lost, as one for a chunk to come.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
+
+/// How current a directory is.
+#[derive(Debug, Clone, Default)]
+pub struct Currency {
+    /// The start of the last question that the bucket answered with: no newer chunk. `None` before the first such answer to this process:
+    /// the directory may be of any age.
+    pub current_at: Option<Instant>,
+    /// Why the last question failed; `None` if it did not.
+    pub problem: Option<Error>,
+    /// Whether the directory is a database that can be served: the bucket has shown that it is a copy of it, or does not answer now.
+    pub is_usable: bool,
+}
 
 /// How current the directory is.
 #[derive(Debug)]
 pub struct BucketState {
-    /// The start of the last question that the bucket answered with: no newer chunk.
-    current_at: Mutex<Instant>,
-    /// Why the last question failed; `None` if it did not.
-    problem: Mutex<Option<Error>>,
-    /// Whether the directory is a database, and the bucket was asked once.
-    is_usable: AtomicBool,
+    currency: Mutex<Currency>,
     /// The last chunk that the directory has.
     chunk: AtomicU64,
     /// The files of the directory, and those that stay in the bucket.
@@ -50,15 +59,15 @@ pub struct BucketState {
 
 impl BucketState {
     fn new(files: Arc<dyn FileSystem>, remote: Option<Arc<RemoteFiles>>) -> BucketState {
-        let (current_at, problem) = (Mutex::new(Instant::now()), Mutex::default());
-        let (is_usable, chunk) = (AtomicBool::new(false), AtomicU64::new(0));
-        BucketState { current_at, problem, is_usable, chunk, files, remote }
+        BucketState { currency: Mutex::default(), chunk: AtomicU64::new(0), files, remote }
     }
 
     /// Reads the metrics of the mirror.
     pub(crate) fn sample(&self, samples: &mut Samples) {
         samples.set(&catalog::MIRROR_CHUNK, self.chunk.load(Ordering::Relaxed));
-        samples.set(&catalog::MIRROR_AGE, self.current_at.lock().elapsed());
+        // Not known before the bucket has answered once.
+        let age = self.currency.lock().current_at.map_or(Duration::MAX, |at| at.elapsed());
+        samples.set(&catalog::MIRROR_AGE, age);
         if let Some(remote) = &self.remote {
             remote.sample(samples);
         }
@@ -71,13 +80,12 @@ impl BucketState {
 
     /// Whether the directory can be opened.
     pub fn is_usable(&self) -> bool {
-        self.is_usable.load(Ordering::Acquire)
+        self.currency.lock().is_usable
     }
 
     /// When the directory was last known to have everything, and why it may not have it now.
-    pub fn currency(&self) -> (Instant, Option<Error>) {
-        let problem = self.problem.lock().clone();
-        (*self.current_at.lock(), problem)
+    pub fn currency(&self) -> Currency {
+        self.currency.lock().clone()
     }
 }
 
@@ -201,18 +209,16 @@ struct BucketWork {
 impl BucketWork {
     fn run(mut self) {
         let mut reported: Option<Reason> = None;
-        let mut answered_at = Instant::now();
+        let (mut answered_at, mut failure_pause) = (Instant::now(), FAILURE_PAUSE);
         loop {
             let started_at = Instant::now();
             if answered_at.elapsed() > LONG_PAUSE {
                 self.is_connected = false;
             }
             let outcome = self.take_new_chunks();
-            let pause = match outcome {
+            let pause = match &outcome {
                 Ok(()) => {
-                    answered_at = Instant::now();
-                    *self.state.current_at.lock() = started_at;
-                    *self.state.problem.lock() = None;
+                    (answered_at, failure_pause) = (Instant::now(), FAILURE_PAUSE);
                     if reported.take().is_some() {
                         tracing::info!("following the bucket again");
                     }
@@ -225,13 +231,15 @@ impl BucketWork {
                     if reported.replace(error.reason()) != Some(error.reason()) {
                         tracing::error!(%error, "cannot follow the bucket; the reader serves what it has");
                     }
-                    // First, so that who waits for the directory does not take the problem for the end.
-                    self.note_usable();
-                    *self.state.problem.lock() = Some(error);
-                    self.poll_interval.max(FAILURE_PAUSE)
+                    let pause = failure_pause;
+                    // What the bucket has stays as it is, and to look for it costs many requests.
+                    if matches!(error.reason(), Reason::Corrupt | Reason::ArgumentInvalid) {
+                        failure_pause = (failure_pause * 2).min(FAILURE_PAUSE_MAX);
+                    }
+                    self.poll_interval.max(pause)
                 }
             };
-            self.note_usable();
+            self.note_currency(started_at, outcome.err());
             if self.stop.wait(pause) {
                 break;
             }
@@ -242,11 +250,16 @@ impl BucketWork {
         }
     }
 
-    fn note_usable(&self) {
+    fn note_currency(&self, started_at: Instant, problem: Option<Error>) {
         self.state.chunk.store(self.mirror.last_chunk(), Ordering::Relaxed);
-        if self.mirror.is_whole() {
-            self.state.is_usable.store(true, Ordering::Release);
+        let mut currency = self.state.currency.lock();
+        // Any other failure can mean that this is not the bucket of the directory.
+        let is_usable = problem.as_ref().is_none_or(|problem| problem.reason() == Reason::Unreachable);
+        currency.is_usable |= is_usable && self.mirror.is_whole();
+        if problem.is_none() {
+            currency.current_at = Some(started_at);
         }
+        currency.problem = problem;
     }
 
     /// Applies all chunks that the directory does not have.
@@ -274,6 +287,7 @@ impl BucketWork {
         }
         if self.kept_at.elapsed() > LONG_PAUSE {
             self.kept_at = Instant::now();
+            self.mirror.check_no_gap()?;
             if !self.mirror.is_kept()? {
                 self.is_connected = false;
                 let message =

@@ -26,7 +26,7 @@ use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 
-use crate::bucket_mirror::BucketState;
+use crate::bucket_mirror::{BucketState, Currency};
 use crate::follower::continuity::FollowedHistory;
 use crate::follower::staleness::StaleViewTolerance;
 use crate::live_commit::LiveCommit;
@@ -245,10 +245,15 @@ impl Follower {
         if outcome.as_ref().is_err_and(|error| error.reason() == Reason::Corrupt) {
             self.restart_after_damage();
         }
-        let (current_at, problem) =
-            self.bucket.as_ref().map_or((started_at, None), |bucket| bucket.currency());
+        let (current_at, problem) = match &self.bucket {
+            None => (Some(started_at), None),
+            Some(bucket) => {
+                let Currency { current_at, problem, .. } = bucket.currency();
+                (current_at.map(|at| at.min(started_at)), problem)
+            }
+        };
         let problem = outcome.as_ref().err().cloned().or(problem);
-        self.replica.finish_head_check(started_at.min(current_at), problem);
+        self.replica.finish_head_check(current_at, problem);
         if outcome.is_ok() && !self.slot.serves(&self.replica) {
             self.slot.install(&self.replica);
             tracing::info!(seq = self.replica.applied().seq, "serving the history that is there now");

@@ -198,6 +198,8 @@ impl Replica {
         let why = self.problem().map(|problem| format!("{CAUSE}{problem}")).unwrap_or_default();
         let message = if applied.seq < min_seq {
             format!("replica is behind: commit {min_seq} is required, commit {} is applied{why}", applied.seq)
+        } else if self.staleness() == Duration::MAX {
+            format!("replica is behind: it has not been current since its start{why}")
         } else {
             format!("replica is behind: it was last current {:?} ago{why}", self.staleness())
         };

@@ -89,8 +89,9 @@ pub struct Replica {
     applied: ArcSwap<Applied>,
     /// The newest commit in HEAD, as of the last HEAD check.
     head_seq: AtomicU64,
-    /// The start of the last HEAD check after which everything in HEAD was applied.
-    caught_up_at: Mutex<Instant>,
+    /// The start of the last HEAD check after which everything in HEAD was applied. `None` if HEAD is that of a bucket which has not
+    /// answered yet, and may be of any age.
+    caught_up_at: Mutex<Option<Instant>>,
     /// Why the last HEAD check failed; `None` if it succeeded.
     problem: Mutex<Option<Error>>,
     /// The number of HEAD checks. Wakes requests that wait for a newer state.
@@ -120,7 +121,7 @@ impl Replica {
             commit_times: CommitTimes::default(),
             applied: ArcSwap::default(),
             head_seq: AtomicU64::new(0),
-            caught_up_at: Mutex::new(Instant::now()),
+            caught_up_at: Mutex::new(Some(Instant::now())),
             problem: Mutex::new(None),
             head_checks: watch::Sender::new(0),
             subscriptions: Arc::default(),
@@ -275,7 +276,7 @@ impl Replica {
 
     /// The time since this reader had applied everything in HEAD.
     pub fn staleness(&self) -> Duration {
-        self.caught_up_at.lock().elapsed()
+        self.caught_up_at.lock().map_or(Duration::MAX, |at| at.elapsed())
     }
 
     /// How far this reader is behind: zero if everything in HEAD is applied and HEAD was readable recently.
@@ -308,9 +309,10 @@ impl Replica {
     }
 
     /// Records the outcome of a HEAD check, and wakes the requests that wait for one.
-    pub fn finish_head_check(&self, started_at: Instant, problem: Option<Error>) {
-        if problem.is_none() && self.applied.load().seq >= self.head_seq() {
-            *self.caught_up_at.lock() = started_at;
+    pub fn finish_head_check(&self, current_at: Option<Instant>, problem: Option<Error>) {
+        let has_all = problem.is_none() && self.applied.load().seq >= self.head_seq();
+        if has_all || current_at.is_none() {
+            *self.caught_up_at.lock() = current_at;
         }
         *self.problem.lock() = problem;
         self.head_checks.send_modify(|checks| *checks = checks.wrapping_add(1));

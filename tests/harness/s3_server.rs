@@ -45,6 +45,8 @@ struct S3Content {
     /// Parts of uploads, by upload and number.
     parts: BTreeMap<(String, u32), Bytes>,
     uploads: u64,
+    /// How many of the next parts are refused with 503.
+    refused_parts: u32,
 }
 
 /// The server. It ends when it is dropped.
@@ -123,6 +125,17 @@ impl S3Server {
         command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--log", "error"]);
         command.args(["--bucket", &self.url()]).args(args);
         Daemon::spawn(command).unwrap_or_else(|stderr| panic!("{name} does not start: {stderr}"))
+    }
+
+    /// Refuses as many of the next parts of uploads.
+    pub fn refuse_parts(&self, parts: u32) {
+        self.content().refused_parts = parts;
+    }
+
+    /// How many uploads in parts were begun, and how many refusals of parts are left.
+    pub fn uploads(&self) -> (u64, u32) {
+        let content = self.content();
+        (content.uploads, content.refused_parts)
     }
 
     /// The number of the last chunk; 0 if there is none.
@@ -259,6 +272,11 @@ impl S3Content {
         match (request.method.as_str(), query("uploadId")) {
             ("PUT", Some(upload)) => {
                 let number = query("partNumber").unwrap().parse().unwrap();
+                // Every second one is stored.
+                if self.refused_parts > 0 && number % 2 == 0 {
+                    self.refused_parts -= 1;
+                    return status(503);
+                }
                 self.parts.insert((upload.clone(), number), request.body.clone());
                 (200, vec![tag()], Bytes::new())
             }
@@ -321,7 +339,10 @@ impl S3Content {
         let bucket = format!("{}/", request.name);
         let prefix = format!("{bucket}{}", request.query.get("prefix").map_or("", String::as_str));
         let mut text = "<ListBucketResult>".to_owned();
-        for (name, (bytes, _)) in self.objects.iter().filter(|(name, _)| name.starts_with(&prefix)) {
+        for (name, (bytes, _)) in self.objects.iter().filter(|(name, _)| {
+            let after = request.query.get("start-after").map_or("", String::as_str);
+            name.starts_with(&prefix) && &name[bucket.len()..] > after
+        }) {
             text.push_str(&format!(
                 "<Contents><Key>{}</Key><Size>{}</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>",
                 &name[bucket.len()..],

@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use driftdb_common::bucket::objects::{CreateAnswer, FaultKind, FoundObject, Objects, StoreFault};
+use driftdb_common::bucket::objects::{
+    CreateAnswer, FaultKind, FoundObject, Objects, Persistence, StoreFault,
+};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::Result;
 
@@ -226,6 +228,12 @@ impl Objects for SimBucket {
             .collect())
     }
 
+    fn list_after(&self, folder: &str, after: &str) -> Result<Vec<FoundObject>, StoreFault> {
+        let mut found = self.list(folder)?;
+        found.retain(|object| object.name.as_str() > after);
+        Ok(found)
+    }
+
     fn delete(&self, name: &str) -> Result<(), StoreFault> {
         let mut state = self.state.lock().unwrap();
         if state.read_fails() {
@@ -248,6 +256,7 @@ impl Objects for SimBucket {
         &self,
         name: &str,
         parts: &mut dyn Iterator<Item = Result<Bytes>>,
+        patience: &dyn Fn() -> Persistence,
     ) -> Result<Result<()>, StoreFault> {
         let mut whole = Vec::new();
         for part in parts {
@@ -256,6 +265,7 @@ impl Objects for SimBucket {
                 Err(error) => return Ok(Err(error)),
             }
         }
-        self.put_whole(name, &Bytes::from(whole)).map(Ok)
+        let whole = Bytes::from(whole);
+        patience().repeat(|| self.put_whole(name, &whole)).map(Ok)
     }
 }

@@ -1,5 +1,6 @@
 //! `doctor`: checks a data directory without daemons.
 
+use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason, counted};
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
@@ -35,6 +36,11 @@ pub(crate) async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printe
     let Some(data) = &global.data else {
         return Err(Failure::Usage("doctor needs a data directory: pass it with -d DIR".to_owned()));
     };
+    if let Some(url) = data.to_str().filter(|data| data.contains("://")) {
+        BucketStore::check_url(url)?;
+        let message = format!("doctor checks a data directory: run `driftctl backup verify {url} --deep`");
+        return Err(Error::new(Reason::NotSupported, message).into());
+    }
     let (dir, repair) = (DataDir::new(data), args.repair);
     let examined = tokio::task::spawn_blocking(move || {
         let mut findings = Vec::new();

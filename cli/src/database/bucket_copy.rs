@@ -4,9 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::storage::layout::DataDir;
-use driftdb_reader::bucket_mirror::{BUCKET_POLL_INTERVAL, BucketMirror, BucketState};
+use driftdb_reader::bucket_mirror::{BUCKET_POLL_INTERVAL, BucketMirror, BucketState, Currency};
+
+use crate::render;
 
 /// The disk space for parts of the files that stay in the bucket.
 const PARTS_BYTES: u64 = 1 << 30;
@@ -48,17 +51,28 @@ impl BucketCopy {
             }
         };
         let state = Arc::clone(mirror.state());
-        while !state.is_usable() {
-            if let (_, Some(problem)) = state.currency() {
-                return Err(problem);
+        loop {
+            let Currency { problem, is_usable, .. } = state.currency();
+            match (is_usable, problem) {
+                (true, None) => return Ok((directory, state)),
+                (true, Some(problem)) => {
+                    render::note(&format!(
+                        "the answer may be old: it is that of the copy in {}, because {problem}",
+                        directory.display()
+                    ));
+                    return Ok((directory, state));
+                }
+                (false, Some(problem)) => return Err(problem),
+                (false, None) => tokio::time::sleep(LOOK_INTERVAL).await,
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        Ok((directory, state))
     }
 
     /// The error of a command that a bucket cannot serve.
     pub(super) fn read_only_error(&self) -> Error {
+        if let Err(refused) = BucketStore::check_url(&self.url) {
+            return refused;
+        }
         let message = format!(
             "cannot write to {}: a bucket can only be read; restore it with `driftctl restore`, and write to the restored database",
             self.url
@@ -68,6 +82,9 @@ impl BucketCopy {
 
     /// The error of a verification.
     pub(super) fn verify_error(&self) -> Error {
+        if let Err(refused) = BucketStore::check_url(&self.url) {
+            return refused;
+        }
         let message =
             format!("verify checks a data directory: run `driftctl backup verify {} --deep`", self.url);
         Error::new(Reason::NotSupported, message)

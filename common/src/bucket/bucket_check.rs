@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::bucket::chain::{self, ChunkChain};
+use crate::bucket::chain::{self, ChunkChain, FoundLog};
 use crate::bucket::chunk::{Chunk, ChunkKind, ChunkMark, ContentDigest, StoredFile, chunk_name};
 use crate::bucket::mirror::{MirrorProgress, MirrorProgressFn, materialize};
 use crate::bucket::objects::PART_BYTES;
@@ -76,7 +76,7 @@ pub fn verify_bucket(
     progress: MirrorProgressFn<'_>,
     on_problem: &mut dyn FnMut(Problem),
 ) -> Result<BucketCounts> {
-    let ends = chain::ends(store)?;
+    let FoundLog { ends, beyond } = chain::existing_log(store)?;
     let mut counts = BucketCounts::default();
     let mut report = |counts: &mut BucketCounts, error: Error| {
         // Only damage is a result of the check.
@@ -89,12 +89,15 @@ pub fn verify_bucket(
         Ok(())
     };
     let (mut chain, mut files): (Option<ChunkChain>, BTreeMap<String, StoredFile>) = Default::default();
-    for number in ends.first..=ends.last {
+    // If chunks follow a missing one, that is reported, and they are checked, too.
+    let last_chunk = beyond.last().copied().unwrap_or(ends.last);
+    let gap = beyond.first().map(|_| ends.last + 1);
+    for number in (ends.first..=ends.last).chain(gap).chain(beyond) {
         match check_chunk(store, number, &mut chain, &mut counts) {
             Ok(chunk) => files.extend(chunk.files.into_iter().map(|file| (file.object(), file))),
             Err(error) => report(&mut counts, error)?,
         }
-        progress(MirrorProgress { chunk: number, last_chunk: ends.last, bytes: counts.bytes })?;
+        progress(MirrorProgress { chunk: number, last_chunk, bytes: counts.bytes })?;
     }
     let listed = store.list("files")?;
     let listed: HashMap<String, u64> = listed.into_iter().map(|found| (found.name, found.bytes)).collect();

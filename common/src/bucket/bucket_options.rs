@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use crate::bucket::chunk::ChunkMark;
+use crate::bucket::remote;
 use crate::error::{Error, Reason, Result};
 
 /// The object stores in which clients may ask for backups. Others can be named by a URL that has another host in it than the
@@ -67,8 +68,12 @@ pub struct BackupTargets {
 impl BackupTargets {
     /// Fails unless a backup may go to a URL. The error does not repeat the URL, which can contain anything.
     pub fn check(&self, url: &str) -> Result<()> {
-        let without_end = |url: &str| url.trim_end_matches('/').to_owned();
-        if self.own.as_deref().is_some_and(|own| without_end(own) == without_end(url)) {
+        let is_own = |own: &str| match (remote::place_of(own), remote::place_of(url)) {
+            (Ok(own), Ok(place)) => own == place,
+            // Another check refuses a URL that names no place.
+            _ => false,
+        };
+        if self.own.as_deref().is_some_and(is_own) {
             let message =
                 "cannot back up to this bucket: the writer ships to it by itself; name another prefix";
             return Err(Error::new(Reason::ArgumentInvalid, message));
@@ -146,8 +151,21 @@ mod tests {
             "https://bucket.s3.amazonaws.com/x",
             "memory:///",
             "s3://own/prefix/",
+            "s3://own/./prefix",
+            "s3://own/x/../prefix",
+            "s3://own/pre%66ix",
         ] {
             assert_eq!(open.check(url).unwrap_err().reason(), Reason::ArgumentInvalid, "{url}");
         }
+    }
+
+    #[test]
+    fn the_directory_to_which_the_writer_ships_is_refused_under_every_name() {
+        let own = Some("/nowhere/backups/own".to_owned());
+        let targets = BackupTargets { directory: Some("/nowhere/backups".into()), own };
+        for url in ["file:///nowhere/backups/own", "/nowhere/backups//own/", "/nowhere/backups/./own"] {
+            assert_eq!(targets.check(url).unwrap_err().reason(), Reason::ArgumentInvalid, "{url}");
+        }
+        assert!(targets.check("file:///nowhere/backups/other").is_ok());
     }
 }

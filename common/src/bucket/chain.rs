@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::bucket::chunk::{
-    Chunk, ChunkHeader, ChunkKind, ChunkMark, ContentDigest, HEADER_BYTES, chunk_name,
+    Chunk, ChunkHeader, ChunkKind, ChunkMark, ContentDigest, HEADER_BYTES, chunk_name, chunk_number,
 };
 use crate::bucket::store::BucketStore;
 use crate::error::{Error, Reason, Result};
@@ -96,6 +96,12 @@ fn wrong_in_succession(last: &ChunkHeader, next: &ChunkHeader) -> Option<String>
     None
 }
 
+/// How often the end of the log is looked for while it moves.
+const FIND_TRIES: u32 = 100;
+/// How many later numbers are asked for to find out that a chunk is missing: those 1, 2, 4 … after it.
+const GAP_PROBES: u32 = 6;
+/// The folder of the chunks.
+const LOG: &str = "log";
 /// The folder of the marks of collection.
 pub(super) const KEPT: &str = "kept";
 
@@ -121,13 +127,64 @@ pub fn first_kept(store: &BucketStore) -> Result<u64> {
     Ok(numbers.fold(1, u64::max))
 }
 
-/// Finds the first and the last chunk, with a number of small requests that grows with the logarithm of the number of chunks. Returns
-/// `None` if the bucket has no chunk.
-pub fn find_ends(store: &BucketStore) -> Result<Option<LogEnds>> {
-    let first = first_kept(store)?;
-    if !store.has_chunk(first)? {
-        return if first == 1 { Ok(None) } else { Err(missing(store, first)) };
+/// The chunks of a bucket, and what comes after a gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundLog {
+    /// The chunks up to the end, or up to the first that is missing.
+    pub ends: LogEnds,
+    /// Chunks after one that is missing: none in a sound bucket.
+    pub beyond: Vec<u64>,
+}
+
+impl FoundLog {
+    /// Fails if a chunk is missing.
+    pub fn check(self, store: &BucketStore) -> Result<LogEnds> {
+        match self.beyond.last() {
+            None => Ok(self.ends),
+            Some(later) => Err(gap_error(store, self.ends.last + 1, *later)),
+        }
     }
+}
+
+/// Finds the first and the last chunk. Fails if one between them is missing as far as that is seen without reading all of them.
+/// Returns `None` if the bucket has no chunk.
+pub fn find_ends(store: &BucketStore) -> Result<Option<LogEnds>> {
+    find_log(store)?.map(|found| found.check(store)).transpose()
+}
+
+/// Finds the chunks, with a number of small requests that grows with the logarithm of their number, and one listing: a chunk that is
+/// missing must not be taken for the end.
+pub fn find_log(store: &BucketStore) -> Result<Option<FoundLog>> {
+    let mut first = first_kept(store)?;
+    for _ in 0..FIND_TRIES {
+        let found = if store.has_chunk(first)? { Some(probe(store, first)?) } else { None };
+        let end = found.unwrap_or(first - 1);
+        let later = store.list_after(LOG, &chunk_name(end))?;
+        let beyond: Vec<u64> = later
+            .iter()
+            .filter_map(|found| chunk_number(&found.name))
+            .filter(|number| *number > end)
+            .collect();
+        match (found, beyond.first()) {
+            (None, None) if first == 1 => return Ok(None),
+            (Some(last), None) => return Ok(Some(FoundLog { ends: LogEnds { first, last }, beyond })),
+            // A writer has gone on meanwhile.
+            (_, Some(next)) if *next == end + 1 => {}
+            // Collection has passed what was looked for.
+            _ if first_kept(store)? > first => {}
+            _ if store.has_chunk(end + 1)? => {}
+            (Some(last), _) => return Ok(Some(FoundLog { ends: LogEnds { first, last }, beyond })),
+            (None, _) => return Err(missing(store, first)),
+        }
+        first = first_kept(store)?;
+    }
+    let message =
+        format!("the end of the log in the bucket {} moves all the time; try again later", store.url());
+    Err(Error::new(Reason::Unreachable, message))
+}
+
+/// Finds a chunk whose successor does not exist, from one that exists on.
+fn probe(store: &BucketStore, first: u64) -> Result<u64> {
     // Chunk `low` exists, and `high` does not.
     let (mut low, mut step) = (first, 1);
     let mut high = loop {
@@ -145,7 +202,24 @@ pub fn find_ends(store: &BucketStore) -> Result<Option<LogEnds>> {
             high = middle;
         }
     }
-    Ok(Some(LogEnds { first, last: low }))
+    Ok(low)
+}
+
+/// Fails if the chunk after `last` is missing and one of the next exists. Asks for a few numbers only: a missing chunk and a chunk to come
+/// look alike.
+pub fn check_no_gap_after(store: &BucketStore, last: u64) -> Result<()> {
+    for ahead in 0..GAP_PROBES {
+        let number = last + 1 + (1 << ahead);
+        if store.has_chunk(number)? && !store.has_chunk(last + 1)? {
+            return Err(gap_error(store, last + 1, number));
+        }
+    }
+    Ok(())
+}
+
+fn gap_error(store: &BucketStore, number: u64, later: u64) -> Error {
+    let name = format!("{}/{}", store.url(), chunk_name(number));
+    Error::corrupt(name, 0, format!("the chunk is missing, and the bucket has chunk {later}"))
 }
 
 fn missing(store: &BucketStore, number: u64) -> Error {
@@ -170,11 +244,17 @@ pub fn expect_header(store: &BucketStore, number: u64) -> Result<ChunkHeader> {
 
 /// Returns the first and the last chunk that the bucket keeps. Fails if it has none.
 pub fn ends(store: &BucketStore) -> Result<LogEnds> {
-    find_ends(store)?.ok_or_else(|| {
-        let message =
-            format!("the bucket {} contains no database; check the URL and its prefix", store.url());
-        Error::new(Reason::Unreachable, message)
-    })
+    find_ends(store)?.ok_or_else(|| no_database(store))
+}
+
+/// Does the same, and leaves it to the caller what a missing chunk means.
+pub fn existing_log(store: &BucketStore) -> Result<FoundLog> {
+    find_log(store)?.ok_or_else(|| no_database(store))
+}
+
+fn no_database(store: &BucketStore) -> Error {
+    let message = format!("the bucket {} contains no database; check the URL and its prefix", store.url());
+    Error::new(Reason::Unreachable, message)
 }
 
 /// Returns the first of the chunks from `first` to `last` whose header meets a condition that, once met, all later ones meet; `None`

@@ -127,16 +127,7 @@ pub(super) fn other_database(store: &BucketStore, id: uuid::Uuid) -> Error {
 /// The end of the log: `Some(None)` if it is empty, and `None` if it moved while it was looked for.
 #[expect(clippy::option_option, reason = "an empty log is not a log that moved")]
 fn last_chunk(store: &BucketStore) -> Result<Option<Option<ChunkChain>>> {
-    let ends = match find_ends(store) {
-        Ok(Some(ends)) => ends,
-        Ok(None) => return Ok(Some(None)),
-        // The mark was replaced between the listing and the look.
-        Err(error) if error.reason() == Reason::Corrupt => {
-            find_ends(store)?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
+    let Some(ends) = find_ends(store)? else { return Ok(Some(None)) };
     Ok(store.chunk(ends.last)?.map(|(chunk, bytes)| Some(ChunkChain::begin(&chunk, &bytes))))
 }
 

@@ -18,9 +18,12 @@ use crate::bucket::mirror_files::{MirrorFiles, MirrorRecord};
 use crate::bucket::remote_files::RemoteFiles;
 use crate::bucket::store::BucketStore;
 use crate::error::{Error, Reason, Result};
+use crate::format::lineage::Lineage;
+use crate::format::manifest;
 use crate::planted::{PlantedBug, is_planted};
 use crate::storage::fs::{File, FileSystem};
-use crate::storage::layout::{self, DataDir, MIRROR_RECORD};
+use crate::storage::layout::{self, DataDir, LINEAGE, MIRROR_RECORD};
+use crate::storage::{head, lineage};
 
 /// What a mirror writes at most before it syncs, in bytes, and for how long.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
@@ -63,11 +66,12 @@ impl Mirror {
         fs.create_dir(dir.root()).map_err(failed)?;
         let lock = lock(&*fs, dir)?;
         let record = match MirrorRecord::read(&*fs, dir)? {
-            Some(record) => record,
+            Some(record) if record.bucket == store.place() => record,
+            Some(record) => return Err(other_place(dir, &store, &record)),
             None => {
                 check_empty(&*fs, dir, store.url())?;
                 // Before anything else is written: what a break leaves is this mirror's.
-                let record = MirrorRecord::default();
+                let record = MirrorRecord::of_bucket(store.place());
                 record.write(&*fs, dir)?;
                 record
             }
@@ -164,6 +168,11 @@ impl Mirror {
         Ok(true)
     }
 
+    /// Fails if the next chunk is missing, and does not only not exist yet.
+    pub fn check_no_gap(&self) -> Result<()> {
+        chain::check_no_gap_after(&self.content.store, self.content.record.number)
+    }
+
     /// Whether the bucket still keeps the last chunk that was applied. If not, the next one may never come: collection has passed it.
     pub fn is_kept(&self) -> Result<bool> {
         let number = self.content.record.number;
@@ -212,11 +221,33 @@ impl Mirror {
         if known > 0 && id != self.content.record.database {
             return Err(self.other_bucket("it is of another database"));
         }
+        if known > 0 {
+            self.check_continued_by(&chunk)?;
+        }
         self.content.record.database = id;
         self.content.read += bytes.len() as u64;
         self.content.apply(&chunk)?;
         self.chain = Some(ChunkChain::begin(&chunk, &bytes));
         self.finish_chunk(&chunk, &bytes)
+    }
+
+    /// Fails unless a base has the history of the directory: bytes of two histories must not come into one file.
+    fn check_continued_by(&self, base: &Chunk) -> Result<()> {
+        let (fs, dir) = (&*self.content.files.fs, &self.content.files.dir);
+        let head = match head::read(fs, dir) {
+            // The base replaces a HEAD that cannot be read: it does not tell which history this is.
+            Err(error) if error.reason() == Reason::Corrupt => return Ok(()),
+            found => found?,
+        };
+        let Some(head) = head else { return Ok(()) };
+        let Some(file) = base.replaced.iter().find(|file| file.path == LINEAGE) else { return Ok(()) };
+        let history: Lineage = manifest::decode(&file.bytes)
+            .map_err(|detail| Error::corrupt(self.content.object(LINEAGE), 0, detail))?;
+        let own = lineage::read(fs, dir, &head)?.point(head.last_seq());
+        match history.continues(own) {
+            true => Ok(()),
+            false => Err(self.other_bucket("its database has another history")),
+        }
     }
 
     fn take_next(&mut self, chunk: &Chunk, bytes: &Bytes) -> Result<()> {
@@ -304,6 +335,17 @@ impl Mirror {
         );
         Error::new(Reason::ArgumentInvalid, message)
     }
+}
+
+fn other_place(dir: &DataDir, store: &BucketStore, record: &MirrorRecord) -> Error {
+    let root = dir.root().display();
+    let message = format!(
+        "{root} is not a mirror of the bucket {}: it is a copy of {}; remove {root}, which is only a copy, or name the bucket that it is \
+         a mirror of",
+        store.url(),
+        record.bucket
+    );
+    Error::new(Reason::ArgumentInvalid, message)
 }
 
 fn lock(fs: &dyn FileSystem, dir: &DataDir) -> Result<Box<dyn File>> {

@@ -19,6 +19,8 @@ use crate::storage::layout::{DataDir, MIRROR_RECORD};
 /// How far a directory is a mirror of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct MirrorRecord {
+    /// Where the bucket is: another one can have the same database with another history.
+    pub(super) bucket: String,
     /// The last chunk whose content the directory has; 0 if there is none.
     pub(super) number: u64,
     /// The digest of that chunk.
@@ -72,9 +74,19 @@ pub(super) struct RestorePlan {
 }
 
 impl MirrorRecord {
+    /// The record of an empty mirror.
+    pub(super) fn of_bucket(place: &str) -> MirrorRecord {
+        MirrorRecord { bucket: place.to_owned(), ..MirrorRecord::default() }
+    }
+
     /// Reads the record of a directory. Returns `None` if it has none.
     pub(super) fn read(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<MirrorRecord>> {
-        let path = dir.root().join(MIRROR_RECORD);
+        MirrorRecord::read_named(fs, dir, MIRROR_RECORD)
+    }
+
+    /// Reads the record under a name.
+    pub(super) fn read_named(fs: &dyn FileSystem, dir: &DataDir, name: &str) -> Result<Option<MirrorRecord>> {
+        let path = dir.root().join(name);
         let Some(bytes) = fs::read(fs, &path, manifest::FILE_BYTES)? else { return Ok(None) };
         let damaged = |detail: String| {
             let what =

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::bucket::chain::{self, LogEnds, first_kept};
+use crate::bucket::chain::{self, FoundLog, LogEnds, first_kept};
 use crate::bucket::chunk::ChunkHeader;
 use crate::bucket::mirror::{MIRROR_LOCK, Mirror, MirrorProgress};
-use crate::bucket::mirror_files::RestorePlan;
+use crate::bucket::mirror_files::{MirrorRecord, RestorePlan};
 use crate::bucket::store::BucketStore;
 use crate::bucket::truncation::{cut_after, last_commit_at};
 use crate::error::{Error, Reason, Result};
@@ -26,6 +26,8 @@ use crate::table::point_in_time::{CommitBound, beyond_head};
 const WORK_SUFFIX: &str = ".restoring";
 /// What follows the name of the target in that of a directory in which tables are selected.
 const SELECTION_SUFFIX: &str = ".selecting-";
+/// The record of the mirror, once the result is whole and verified.
+const DONE_RECORD: &str = "restored.json";
 /// The lock that keeps two restores apart.
 const WORK_LOCK: &str = "restore.lock";
 
@@ -75,6 +77,7 @@ pub fn restore(
     progress: &mut dyn FnMut(RestoreProgress) -> Result<()>,
 ) -> Result<RestoredDatabase> {
     check_target(&**fs, target)?;
+    check_replaceable(&**fs, target)?;
     let work = work_directory(target);
     let dir = DataDir::new(&work);
     fs.create_dir(&work).map_err(|e| Error::io(format_args!("cannot create {}", work.display()), &e))?;
@@ -88,6 +91,9 @@ pub fn restore(
         );
         Error::new(Reason::DatabaseLocked, message)
     })?;
+    if let Some(record) = MirrorRecord::read_named(&**fs, &dir, DONE_RECORD)? {
+        return finish_verified(store, fs, (&dir, target), request, &record);
+    }
     let (plan, id) = copy(store, fs, &dir, request, progress)?;
     let Some(seq) = plan.seq else {
         return Err(Error::new(Reason::Internal, "a restore has no last commit"));
@@ -98,9 +104,56 @@ pub fn restore(
     let id = if request.is_clone { uuid::Uuid::new_v4() } else { id };
     let time_ms = cut_after(fs, &dir, seq, (id, epoch))?;
     progress(RestoreProgress::Verifying)?;
-    let tables = verify(fs, &dir, (seq, time_ms))?;
+    let tables = verify(fs, &dir, (seq, time_ms)).map_err(|error| advise_removal(error, &work))?;
     finish(&**fs, &work, target)?;
     Ok(RestoredDatabase { seq, time_ms, epoch, chunk: plan.chunk, tables })
+}
+
+fn advise_removal(error: Error, work: &Path) -> Error {
+    let work = work.display();
+    error.context(format_args!(
+        "the copy in {work} cannot be used (remove {work} and restore again; if that fails, too, run `driftctl backup verify --deep`)"
+    ))
+}
+
+/// Gives a result its name that was verified, and had not got it when the restore was interrupted.
+fn finish_verified(
+    store: &BucketStore,
+    fs: &Arc<dyn FileSystem>,
+    (dir, target): (&DataDir, &Path),
+    request: RestoreRequest<'_>,
+    record: &MirrorRecord,
+) -> Result<RestoredDatabase> {
+    let (root, missing) =
+        (dir.root(), |path: PathBuf| Error::corrupt(path.display(), 0, "the file is missing"));
+    let plan = record.restore.as_ref().filter(|_| record.bucket == store.place());
+    let Some((plan, seq)) = plan.and_then(|plan| Some((plan, plan.seq?))) else {
+        let message = format!(
+            "{} holds a restore of another bucket, {}; remove the directory, or name that bucket",
+            root.display(),
+            record.bucket
+        );
+        return Err(Error::new(Reason::ArgumentInvalid, message));
+    };
+    check_point(plan, request, root)?;
+    let head = head::read(&**fs, dir)?.ok_or_else(|| missing(dir.head()))?;
+    let last = recovery::last_whole(fs, dir, &head)?;
+    let tables = verify(fs, dir, (seq, last.1)).map_err(|error| advise_removal(error, root))?;
+    finish(&**fs, root, target)?;
+    Ok(RestoredDatabase { seq, time_ms: last.1, epoch: head.header.epoch, chunk: plan.chunk, tables })
+}
+
+/// Fails if an interrupted restore is to another point.
+fn check_point(plan: &RestorePlan, request: RestoreRequest<'_>, root: &Path) -> Result<()> {
+    if plan.point == request.point {
+        return Ok(());
+    }
+    let root = root.display();
+    let message = format!(
+        "cannot restore to {:?}: {root} holds an interrupted restore to {:?}; continue that one, or remove {root}",
+        request.point, plan.point
+    );
+    Err(Error::new(Reason::ArgumentInvalid, message))
 }
 
 /// The directory in which a restore works.
@@ -120,14 +173,9 @@ fn copy(
 ) -> Result<(RestorePlan, uuid::Uuid)> {
     let mut mirror = Mirror::open(store.clone(), Arc::clone(fs), dir)?.with_whole_files()?;
     let mut plan = match mirror.record_mut().restore.clone() {
-        Some(plan) if plan.point == request.point => plan,
         Some(plan) => {
-            let root = dir.root().display();
-            let message = format!(
-                "cannot restore to {:?}: {root} holds an interrupted restore to {:?}; continue that one, or remove {root}",
-                request.point, plan.point
-            );
-            return Err(Error::new(Reason::ArgumentInvalid, message));
+            check_point(&plan, request, dir.root())?;
+            plan
         }
         None => RestorePlan {
             point: request.point.to_owned(),
@@ -140,9 +188,14 @@ fn copy(
         },
     };
     if plan.seq.is_none() {
+        let first = first_kept(store)?;
+        if plan.chunk < first {
+            // Collection has passed it since the restore began, and a later chunk has the same commits.
+            let bound = plan.time_ms.map(CommitBound::Time).or(request.bound);
+            plan.chunk = choose_chunk(store, bound)?;
+        }
         mirror.record_mut().restore = Some(plan.clone());
         mirror.checkpoint()?;
-        let first = first_kept(store)?;
         mirror.catch_up(LogEnds { first, last: plan.chunk }, &mut |made| {
             progress(RestoreProgress::Copying(made))
         })?;
@@ -169,8 +222,11 @@ fn copy(
 
 /// Chooses the chunk up to which the bucket is copied.
 fn choose_chunk(store: &BucketStore, bound: Option<CommitBound>) -> Result<u64> {
-    let ends = chain::ends(store)?;
-    let Some(bound) = bound else { return Ok(ends.last) };
+    let found = chain::existing_log(store)?;
+    let ends = found.ends;
+    // What is before a missing chunk can be restored, and nothing else.
+    let end = |found: FoundLog| found.check(store).map(|ends| ends.last);
+    let Some(bound) = bound else { return end(found) };
     match (chain::first_with(store, &ends, bound)?, bound) {
         // A mirror begins with a base, which can come after the commit: the cut goes back to it.
         (Some(chunk), _) => {
@@ -181,9 +237,9 @@ fn choose_chunk(store: &BucketStore, bound: Option<CommitBound>) -> Result<u64> 
                 Error::new(Reason::Unreachable, message)
             })
         }
-        (None, CommitBound::Time(_)) => Ok(ends.last),
+        (None, CommitBound::Time(_)) => end(found),
         (None, CommitBound::Seq(seq)) => {
-            let newest = chain::expect_header(store, ends.last)?.last.seq;
+            let newest = chain::expect_header(store, end(found)?)?.last.seq;
             Err(beyond_head(seq, newest).context(format_args!("cannot restore from {}", store.url())))
         }
     }
@@ -262,20 +318,51 @@ fn examine(fs: &Arc<dyn FileSystem>, dir: &DataDir) -> Result<u64> {
     Ok(summary.tables)
 }
 
-/// Gives the result its name.
+/// Gives the result its name. The record of the mirror gets another name first, so that a restore that is interrupted here finds the
+/// result whole and only has to name it.
 fn finish(fs: &dyn FileSystem, work: &Path, target: &Path) -> Result<()> {
     let failed = |e: io::Error| Error::io(format_args!("cannot create {}", target.display()), &e);
-    for name in [MIRROR_RECORD, MIRROR_LOCK, WORK_LOCK, "LOCK"] {
-        fs::remove_if_exists(fs, &work.join(name)).map_err(failed)?;
-    }
-    fs.sync_dir(work).map_err(failed)?;
-    match fs.remove_dir(target) {
+    match fs.rename(&work.join(MIRROR_RECORD), &work.join(DONE_RECORD)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
     }
+    fs.sync_dir(work).map_err(failed)?;
+    for name in [MIRROR_LOCK, WORK_LOCK, "LOCK"] {
+        fs::remove_if_exists(fs, &work.join(name)).map_err(failed)?;
+    }
+    fs.sync_dir(work).map_err(failed)?;
+    remove_empty(fs, target).map_err(failed)?;
     fs.rename(work, target).map_err(failed)?;
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    fs.sync_dir(parent.unwrap_or(Path::new("."))).map_err(failed)
+    fs.sync_dir(parent.unwrap_or(Path::new("."))).map_err(failed)?;
+    fs::remove_if_exists(fs, &target.join(DONE_RECORD)).map_err(failed)
+}
+
+fn remove_empty(fs: &dyn FileSystem, target: &Path) -> io::Result<()> {
+    match fs.remove_dir(target) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Fails if the result could not be put in the place of an empty target at the end: the root of a disk or the current directory cannot be
+/// replaced. It is tried, before anything is copied.
+fn check_replaceable(fs: &dyn FileSystem, target: &Path) -> Result<()> {
+    let refused = |why: &dyn std::fmt::Display| {
+        let message = format!(
+            "cannot restore into {}: {why}; name a directory that does not exist yet, for example one in it",
+            target.display()
+        );
+        Error::new(Reason::ArgumentInvalid, message)
+    };
+    if target.file_name().is_none() {
+        return Err(refused(&"this directory cannot be replaced by the result"));
+    }
+    match fs.remove_dir(target) {
+        Ok(()) => fs.create_dir(target).map_err(|e| refused(&e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(refused(&format_args!("the empty directory cannot be replaced by the result ({e})"))),
+    }
 }
 
 /// Fails unless the target is an empty directory, or does not exist.

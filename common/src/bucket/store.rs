@@ -7,25 +7,23 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::bucket::chunk::{Chunk, StoredFile, chunk_name};
 use crate::bucket::objects::{
-    CountedObjects, CreateAnswer, FaultKind, FoundObject, Objects, PART_BYTES, StoreFault,
+    CountedObjects, CreateAnswer, FaultKind, FoundObject, Objects, PART_BYTES, PAUSE_FIRST, StoreFault,
 };
 use crate::bucket::remote;
 use crate::error::{Error, Reason, Result};
 use crate::limits;
-use crate::metrics::{self, catalog};
 use crate::storage::fs::FileSystem;
 
-/// The first pause before an attempt is repeated, and the longest.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// How long a pause can be before it is seen that the caller stops.
-const STOP_CHECK: Duration = Duration::from_millis(50);
+pub use crate::bucket::objects::Persistence;
+
+/// The parts that a large object has at most: S3 takes 10,000.
+const PARTS_MOST: u64 = 9000;
 
 /// What exists under the name of a chunk that was to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,56 +34,14 @@ pub enum ChunkOutcome {
     Taken(Bytes),
 }
 
-/// Says whether a failed attempt is repeated, and pauses before it is.
-#[derive(Debug, Clone)]
-pub struct Persistence {
-    /// When attempts are given up; `None` for never.
-    until: Option<Instant>,
-    stop: Arc<AtomicBool>,
-    pause: Duration,
-}
-
-impl Persistence {
-    /// Repeats attempts for some time.
-    pub fn lasting(time: Duration) -> Persistence {
-        Persistence { until: Some(Instant::now() + time), stop: Arc::default(), pause: PAUSE_FIRST }
-    }
-
-    /// Repeats attempts until `stop` is set.
-    pub fn until_stopped(stop: &Arc<AtomicBool>) -> Persistence {
-        Persistence { until: None, stop: Arc::clone(stop), pause: PAUSE_FIRST }
-    }
-
-    /// Without pauses, for simulations: gives up when `stop` is set.
-    pub fn without_pauses(stop: &Arc<AtomicBool>) -> Persistence {
-        Persistence { pause: Duration::ZERO, ..Persistence::until_stopped(stop) }
-    }
-
-    /// Waits before the next attempt. Returns false if there is to be none.
-    fn wait(&mut self) -> bool {
-        let end = Instant::now() + self.pause;
-        if self.until.is_some_and(|until| end >= until) {
-            return false;
-        }
-        while !self.stop.load(Ordering::Acquire) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                self.pause = (self.pause * 2).min(PAUSE_MAX);
-                metrics::count(&catalog::BUCKET_RETRIES);
-                return true;
-            }
-            std::thread::sleep(left.min(STOP_CHECK));
-        }
-        false
-    }
-}
-
 /// The objects of one database in an object store.
 #[derive(Debug, Clone)]
 pub struct BucketStore {
     objects: Arc<dyn Objects>,
     /// For messages. Contains no credentials.
     url: Arc<str>,
+    /// The same for all spellings of the URL.
+    place: Arc<str>,
     /// How long reads, uploads and listings are repeated.
     patience: Duration,
     /// The first pause between two attempts.
@@ -98,13 +54,20 @@ impl BucketStore {
     pub fn open(url: &str) -> Result<BucketStore> {
         let timeout = Duration::from_secs(limits::BUCKET_REQUEST_SECS);
         let objects = remote::open(url, timeout)?;
-        Ok(BucketStore::new(Arc::new(CountedObjects(objects)), url))
+        let place = Arc::from(remote::place_of(url)?);
+        Ok(BucketStore { place, ..BucketStore::new(Arc::new(CountedObjects(objects)), url) })
+    }
+
+    /// Fails if a URL cannot be that of a bucket, for example because it has credentials, which the error does not repeat.
+    pub fn check_url(url: &str) -> Result<()> {
+        remote::place_of(url).map(drop)
     }
 
     /// A bucket over some objects, for example those of a simulation.
     pub fn new(objects: Arc<dyn Objects>, url: &str) -> BucketStore {
         let patience = Duration::from_secs(limits::BUCKET_PATIENCE_SECS);
-        BucketStore { objects, url: Arc::from(url), patience, pause: PAUSE_FIRST, stop: Arc::default() }
+        let (url, stop): (Arc<str>, _) = (Arc::from(url), Arc::default());
+        BucketStore { objects, place: Arc::clone(&url), url, patience, pause: PAUSE_FIRST, stop }
     }
 
     /// The bucket with another time for which reads, uploads and listings are repeated. Zero for one attempt.
@@ -133,23 +96,24 @@ impl BucketStore {
         &self.url
     }
 
+    /// Where the bucket is: the same for all spellings of the URL.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Repeats attempts as long as reads are repeated by default, and not after the bucket is stopped.
     pub fn persistence(&self) -> Persistence {
-        let lasting = Persistence::lasting(Duration::from_secs(limits::BUCKET_PATIENCE_SECS));
-        Persistence { stop: Arc::clone(&self.stop), ..lasting }
+        Persistence::lasting(Duration::from_secs(limits::BUCKET_PATIENCE_SECS)).stopped_by(&self.stop)
     }
 
     /// Repeats an attempt while the store is not reachable.
     fn repeat<T>(&self, what: &str, attempt: impl Fn() -> Result<T, StoreFault>) -> Result<T> {
-        let until = Some(Instant::now() + self.patience);
-        let mut persistence = Persistence { until, stop: Arc::clone(&self.stop), pause: self.pause };
-        loop {
-            match attempt() {
-                Ok(done) => return Ok(done),
-                Err(fault) if fault.kind == FaultKind::Transient && persistence.wait() => {}
-                Err(fault) => return Err(self.error(what, &fault)),
-            }
-        }
+        self.patience().repeat(attempt).map_err(|fault| self.error(what, &fault))
+    }
+
+    /// Repeats one read, or the upload of one part, from now on.
+    fn patience(&self) -> Persistence {
+        Persistence::lasting(self.patience).stopped_by(&self.stop).pausing(self.pause)
     }
 
     /// The error for a fault.
@@ -253,6 +217,11 @@ impl BucketStore {
         self.repeat(&format!("list {folder}"), || self.objects.list(folder))
     }
 
+    /// The objects in a folder whose names come after one, by name.
+    pub fn list_after(&self, folder: &str, after: &str) -> Result<Vec<FoundObject>> {
+        self.repeat(&format!("list {folder}"), || self.objects.list_after(folder, after))
+    }
+
     /// Deletes an object.
     pub fn delete(&self, name: &str) -> Result<()> {
         self.repeat(&format!("delete {name}"), || self.objects.delete(name))
@@ -270,14 +239,31 @@ impl BucketStore {
             let bytes = Bytes::from(read_part(fs, &path, 0, file.bytes)?);
             return self.repeat(&what, || self.objects.put_whole(&name, &bytes));
         }
-        self.repeat(&what, || {
-            let starts = (0..file.bytes).step_by(usize::try_from(PART_BYTES).unwrap_or(usize::MAX));
-            let mut parts = starts.map(|start| {
-                read_part(fs, &path, start, PART_BYTES.min(file.bytes - start)).map(Bytes::from)
-            });
-            self.objects.put_parts(&name, &mut parts)
-        })?
+        let part_bytes = part_bytes(file.bytes);
+        let starts = (0..file.bytes).step_by(usize::try_from(part_bytes).unwrap_or(usize::MAX));
+        let mut parts = starts.map(|start| {
+            self.check_stop()?;
+            read_part(fs, &path, start, part_bytes.min(file.bytes - start)).map(Bytes::from)
+        });
+        match self.objects.put_parts(&name, &mut parts, &|| self.patience()) {
+            Ok(done) => done,
+            // The answer to the last request may have been lost.
+            Err(_) if self.length(&name)? == Some(file.bytes) => Ok(()),
+            Err(fault) => Err(self.error(&what, &fault)),
+        }
     }
+
+    fn check_stop(&self) -> Result<()> {
+        match self.stop.load(Ordering::Acquire) {
+            true => Err(Error::new(Reason::Cancelled, "the upload was stopped")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The length of the parts of an object: all have it but the last.
+fn part_bytes(bytes: u64) -> u64 {
+    PART_BYTES.max(bytes.div_ceil(PARTS_MOST))
 }
 
 /// Reads a part of a file. Fails if the file ends before.
@@ -294,4 +280,17 @@ pub(super) fn read_part(fs: &dyn FileSystem, path: &Path, offset: u64, len: u64)
         ));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_of_any_size_has_fewer_parts_than_s3_takes() {
+        for bytes in [PART_BYTES + 1, 80 << 30, (80 << 30) + 1, 1 << 40, 5 << 40] {
+            assert!(bytes.div_ceil(part_bytes(bytes)) <= 10_000, "{bytes}");
+        }
+        assert_eq!(part_bytes(10 << 30), PART_BYTES);
+    }
 }

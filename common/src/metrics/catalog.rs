@@ -414,7 +414,7 @@ pub const MIRROR_CHUNK: MetricSpec = MetricSpec::gauge(
 /// How old a mirror may be.
 pub const MIRROR_AGE: MetricSpec = MetricSpec::gauge(
     "driftdb_mirror_age_seconds",
-    "Time since the bucket last said that it has no newer chunk; the reader may lack what came since. Only with --bucket",
+    "Time since the bucket last said that it has no newer chunk; the reader may lack what came since. +Inf before it has said so once. Only with --bucket",
 )
 .in_seconds()
 .of_reader()

@@ -63,6 +63,9 @@ pub(super) fn render(format: ExpositionFormat, series: &mut MetricSeries) -> Str
         write_head(&mut out, format, metric);
         for (labels, value) in of_metric {
             match value {
+                SeriesValue::Number(number) if number == f64::INFINITY => {
+                    let _ = writeln!(out, "{}{} +Inf", metric.name, Labels(metric, &labels, None));
+                }
                 SeriesValue::Number(number) => {
                     let _ = writeln!(out, "{}{} {number}", metric.name, Labels(metric, &labels, None));
                 }

@@ -80,7 +80,8 @@ impl SampleValue for bool {
 }
 
 impl SampleValue for std::time::Duration {
+    /// The longest duration stands for "never".
     fn number(self) -> f64 {
-        self.as_secs_f64()
+        if self == std::time::Duration::MAX { f64::INFINITY } else { self.as_secs_f64() }
     }
 }

@@ -1,4 +1,4 @@
-//! The folder in a bucket in which `bench` measures.
+//! The folders in a bucket in which `bench` measures.
 
 use driftdb_common::bucket::fencing::IDENTITY;
 use driftdb_common::bucket::store::BucketStore;
@@ -10,13 +10,13 @@ use crate::commands::backup::bucket_work::on_thread;
 /// The folders of a database in a bucket.
 const FOLDERS: [&str; 3] = ["log", "files", "kept"];
 
-/// A folder that no other has, with a database for each side.
+/// Folders that no other has, with a database for each side.
 pub(super) struct BenchFolder {
     url: String,
 }
 
 impl BenchFolder {
-    /// A folder below a URL.
+    /// Folders below a URL.
     pub(super) fn new(url: &str) -> BenchFolder {
         let id = Uuid::new_v4().simple();
         BenchFolder { url: format!("{}/driftdb-bench-{id}", url.trim_end_matches('/')) }
@@ -24,7 +24,8 @@ impl BenchFolder {
 
     /// The URL of a side's database.
     pub(super) fn of(&self, side: &str) -> String {
-        format!("{}/{side}", self.url)
+        // Beside each other: a bucket that is a directory is created in one that exists.
+        format!("{}-{side}", self.url)
     }
 
     /// Removes all objects of some sides.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use driftdb_common::bucket::objects::{CreateAnswer, FoundObject, Objects, StoreFault};
+use driftdb_common::bucket::objects::{CreateAnswer, FoundObject, Objects, Persistence, StoreFault};
 use parking_lot::Mutex;
 
 use super::*;
@@ -82,6 +82,12 @@ impl Objects for MemoryObjects {
         Ok(seen.map(|(name, bytes)| FoundObject { name: name.clone(), bytes: bytes.len() as u64 }).collect())
     }
 
+    fn list_after(&self, folder: &str, after: &str) -> Result<Vec<FoundObject>, StoreFault> {
+        let mut found = self.list(folder)?;
+        found.retain(|object| object.name.as_str() > after);
+        Ok(found)
+    }
+
     fn delete(&self, name: &str) -> Result<(), StoreFault> {
         self.state.lock().objects.remove(name);
         Ok(())
@@ -96,6 +102,7 @@ impl Objects for MemoryObjects {
         &self,
         name: &str,
         parts: &mut dyn Iterator<Item = Result<Bytes>>,
+        _: &dyn Fn() -> Persistence,
     ) -> Result<Result<()>, StoreFault> {
         let whole: Result<Vec<Bytes>> = parts.collect();
         Ok(whole.map(|parts| {
