@@ -218,3 +218,16 @@ fn daemons_print_their_manual_pages() {
         }
     }
 }
+
+#[test]
+fn the_file_in_the_documentation_works_as_it_is() {
+    let page = fs::read_to_string(format!("{}/docs/operate.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (_, rest) = page.split_once("```toml\n# writer.toml").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("writer.toml");
+    fs::write(&file, format!("# writer.toml{text}")).unwrap();
+    let printed =
+        stdout(&command("driftdb-writer").arg("--config").arg(&file).arg("--print-config").output().unwrap());
+    assert!(printed.contains("audit-log = \"/var/log/driftdb/audit.log\""), "{printed}");
+}

@@ -102,6 +102,16 @@ async fn a_context_names_a_database_and_options_come_before_it() {
     assert!(with(&copy, &["--context", "live"]).stdout.contains("\nhere,"));
     assert!(with(&[("DRIFTDB_DATA", other.to_str().unwrap())], &[]).stdout.contains("\nthere,"));
     assert!(tables(&["-d", other.to_str().unwrap()]).contains("\nthere,"));
+    // Whoever names a context on the command line means its database, and no part of another one.
+    for variable in ["DRIFTDB_DATA", "DRIFTDB_WRITER", "DRIFTDB_READER"] {
+        let value = if variable == "DRIFTDB_DATA" { other.to_str().unwrap() } else { "http://127.0.0.1:1" };
+        let found = with(&[(variable, value)], &["--context", "live"]);
+        assert!(found.stdout.contains("\nhere,"), "{variable}: {}", found.stderr);
+        let mut written = user.command(&["--context", "live", "sql", "UPSERT INTO here {\"id\": \"a\"}"]);
+        written.env(variable, value);
+        let written = ran(written);
+        assert_eq!(written.code, 0, "{variable}: {}", written.stderr);
+    }
     let none =
         with(&[], &["--context", "", "--reader", "http://127.0.0.1:1", "--writer", "http://127.0.0.1:1"]);
     assert_eq!((none.code, none.stdout.as_str()), (3, ""), "{}", none.stderr);

@@ -278,28 +278,28 @@ impl ContextEntry {
     /// Gives options the values of the context, unless they have others. `directory` is where relative paths begin.
     fn apply(&self, global: &mut GlobalArgs, given: &GivenOptions, directory: &Path) -> Result<()> {
         // Whoever names daemons does not mean the context's directory, and the other way round.
-        let is_addressed = given.has("writer") || given.has("reader");
+        let is_addressed = !(global.writer.is_empty() && global.reader.is_empty());
         let path = |path: &PathBuf| directory.join(path);
-        if !given.has("data") && !is_addressed {
+        if global.data.is_none() && !is_addressed {
             global.data = self.data.as_ref().map(path);
         }
-        let list = |id: &str, own: &mut Vec<String>, of_context: &[String]| {
-            if !given.has(id) {
+        let list = |own: &mut Vec<String>, of_context: &[String]| {
+            if own.is_empty() {
                 own.extend_from_slice(of_context);
             }
         };
-        list("writer", &mut global.writer, &self.writer);
-        list("reader", &mut global.reader, &self.reader);
-        let file = |id: &str, own: &mut Option<PathBuf>, of_context: &Option<PathBuf>| {
-            if !given.has(id) {
+        list(&mut global.writer, &self.writer);
+        list(&mut global.reader, &self.reader);
+        let file = |own: &mut Option<PathBuf>, of_context: &Option<PathBuf>| {
+            if own.is_none() {
                 *own = of_context.as_ref().map(path);
             }
         };
-        file("tls_ca", &mut global.tls.tls_ca, &self.tls_ca);
-        file("tls_cert", &mut global.tls.tls_cert, &self.tls_cert);
-        file("tls_key", &mut global.tls.tls_key, &self.tls_key);
-        file("token_file", &mut global.token_file, &self.token_file);
-        if !given.has("tls_server_name") {
+        file(&mut global.tls.tls_ca, &self.tls_ca);
+        file(&mut global.tls.tls_cert, &self.tls_cert);
+        file(&mut global.tls.tls_key, &self.tls_key);
+        file(&mut global.token_file, &self.token_file);
+        if global.tls.tls_server_name.is_none() {
             global.tls.tls_server_name.clone_from(&self.tls_server_name);
         }
         if !given.has("tz") {
@@ -314,6 +314,35 @@ impl ContextEntry {
 
 fn format_name(format: Format) -> String {
     format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// Takes back what the environment has of a database: a context that is named on the command line is the database that is meant, and its token
+/// goes to no other. What is on the command line itself stays.
+fn forget_environment(global: &mut GlobalArgs, given: &GivenOptions) {
+    let is_of_environment = |id: &str| given.has(id) && !given.on_command_line(id);
+    if is_of_environment("data") {
+        global.data = None;
+    }
+    if is_of_environment("writer") {
+        global.writer.clear();
+    }
+    if is_of_environment("reader") {
+        global.reader.clear();
+    }
+    let files = [
+        ("token_file", &mut global.token_file),
+        ("tls_ca", &mut global.tls.tls_ca),
+        ("tls_cert", &mut global.tls.tls_cert),
+        ("tls_key", &mut global.tls.tls_key),
+    ];
+    for (id, file) in files {
+        if is_of_environment(id) {
+            *file = None;
+        }
+    }
+    if is_of_environment("tls_server_name") {
+        global.tls.tls_server_name = None;
+    }
 }
 
 /// Gives options the values of the context that is named, or else of the current one if `uses_current` is set, unless they have others.
@@ -335,10 +364,14 @@ pub(crate) fn apply(global: &mut GlobalArgs, given: &GivenOptions, uses_current:
     let entry = file.named(&name)?;
     let directory = file.path.parent().unwrap_or(Path::new("."));
     let of_others = ["writer", "reader", "data"].iter().any(|id| given.has(id));
-    let applied = entry.check().and_then(|()| match of_others && !is_named {
-        true => entry.without_database().apply(global, given, directory),
-        false => entry.apply(global, given, directory),
-    });
+    let entry = match of_others && !is_named {
+        true => &entry.without_database(),
+        false => entry,
+    };
+    if is_named {
+        forget_environment(global, given);
+    }
+    let applied = entry.check().and_then(|()| entry.apply(global, given, directory));
     applied.map_err(|e| e.context(format_args!("context {name:?} in {}", file.path.display())))?;
     global.context = Some(name);
     Ok(())

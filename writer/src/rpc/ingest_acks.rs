@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::memory::{Claim, MemoryAccount, MemoryPermit, MemoryUse};
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::status::{self, to_status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
@@ -196,13 +197,18 @@ async fn durable_batch(outcome: MessageOutcome, tokens: &CommitTokens) -> Result
     Ok(Acknowledgement { response, memory: vec![memory] })
 }
 
-pub(super) fn refusal_to_wire(refused: &RefusedOperation) -> v1::OperationError {
+/// An operation that was refused, as its caller may see it.
+pub(super) fn refusal_to_wire(refused: &RefusedOperation, caller: &Caller) -> v1::OperationError {
     let RefusedOperation { batch, index, error } = refused;
+    let message = match caller.is_admin() {
+        true => status::clip(error.message(), MESSAGE_BYTES),
+        false => status::clip(caller.redact(to_status(error.clone())).message(), MESSAGE_BYTES),
+    };
     v1::OperationError {
         batch_id: *batch,
         index: *index,
         code: status::code(error.kind()).into(),
         reason: error.reason().as_str().to_owned(),
-        message: status::clip(error.message(), MESSAGE_BYTES),
+        message,
     }
 }

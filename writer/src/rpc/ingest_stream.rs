@@ -265,7 +265,7 @@ impl BatchReceiver {
         }
         if request.operations.is_empty() {
             let Some(memory) = self.reserve(REFUSALS_REPEATED).await? else { return Ok(None) };
-            return self.position(request.batch_id).map(|batch| Some(outcome(batch, memory)));
+            return self.position(request.batch_id).map(|batch| Some(outcome(batch, memory, &self.caller)));
         }
         let count = request.operations.len();
         if count > limits::OPERATIONS_PER_COMMIT {
@@ -315,7 +315,7 @@ impl BatchReceiver {
             self.suggest(&mut batch.refused).await;
         }
         self.stopped = admitted.as_ref().is_some_and(|batch| batch.stopped);
-        Ok(admitted.map(|batch| outcome(batch, memory)))
+        Ok(admitted.map(|batch| outcome(batch, memory, &self.caller)))
     }
 
     /// Fails unless the caller may write the tables of a batch that it may see, and read those of its conditions. Returns the errors
@@ -452,9 +452,9 @@ impl BatchReceiver {
 }
 
 /// What came of a batch, with no more memory than its refusals and the keys made for it need.
-fn outcome(batch: AdmittedBatch, mut memory: BatchMemory) -> MessageOutcome {
+fn outcome(batch: AdmittedBatch, mut memory: BatchMemory, caller: &Caller) -> MessageOutcome {
     let AdmittedBatch { number, operations_passed, refused, made, ack, .. } = batch;
-    let errors: Vec<_> = refused.iter().map(refusal_to_wire).collect();
+    let errors: Vec<_> = refused.iter().map(|refused| refusal_to_wire(refused, caller)).collect();
     let made_keys: Vec<_> = made.into_iter().map(|made| made_key_to_wire(made, number)).collect();
     memory.keep_for(&errors, &made_keys);
     MessageOutcome::Batch { number, operations_passed, errors, made_keys, ack, memory }

@@ -24,6 +24,7 @@ pub(super) fn tables_to_wire(status: &CommitStatus, caller: &Caller) -> Vec<v1::
     let unusable = status.unusable_tables();
     tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
     tables.retain(|info| caller.lists(&info.table));
+    tables.iter_mut().for_each(|info| caller.redact_problem(&mut info.problem));
     tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
     tables
 }
