@@ -314,7 +314,7 @@ impl Command {
     }
 }
 
-/// Parses the arguments and the environment of the process, and says which options they have. If they are invalid or ask for help, prints
+/// Parses the arguments and the environment of the process, and returns which options they have. If they are invalid or ask for help, prints
 /// it and exits.
 pub(crate) fn parse() -> (Cli, GivenOptions) {
     let matches = Cli::command().get_matches();

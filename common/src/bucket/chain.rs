@@ -49,7 +49,7 @@ impl ChunkChain {
         }
     }
 
-    /// Takes the next chunk, or says how it does not continue this chain.
+    /// Takes the next chunk. Fails if it does not continue this chain.
     pub fn accept(&mut self, chunk: &Chunk, bytes: &Bytes) -> Result<()> {
         let (last, next) = (&self.last, &chunk.header);
         let wrong = if next.number != self.next_number() {

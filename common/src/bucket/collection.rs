@@ -106,7 +106,7 @@ fn base_chunk(store: &BucketStore, number: u64) -> Result<Chunk> {
     store.chunk(number)?.map(|(chunk, _)| chunk).ok_or_else(|| missing(store, number))
 }
 
-/// Says which chunks are kept from now on. Nothing before them is read any more.
+/// Marks the chunks that are kept from now on. Nothing before them is read any more.
 pub fn mark(store: &BucketStore, plan: &CollectionPlan, persistence: &Persistence) -> Result<()> {
     // The first collection has no former mark, and must be continued as any other.
     for first in [plan.from, plan.first] {

@@ -59,7 +59,7 @@ pub struct FoundObject {
     pub bytes: u64,
 }
 
-/// Says whether a failed attempt is repeated, and pauses before it is.
+/// Decides whether a failed attempt is repeated, and pauses before it is.
 #[derive(Debug, Clone)]
 pub struct Persistence {
     /// When attempts are given up; `None` for never.
@@ -108,7 +108,7 @@ impl Persistence {
         }
     }
 
-    /// Waits before the next attempt. Returns false if there is to be none.
+    /// Waits before the next attempt. Returns false if no attempt may follow.
     pub(super) fn wait(&mut self) -> bool {
         let end = Instant::now() + self.pause;
         if self.until.is_some_and(|until| end >= until) {
@@ -143,8 +143,8 @@ pub trait Objects: fmt::Debug + Send + Sync {
     fn delete(&self, name: &str) -> Result<(), StoreFault>;
     /// Creates or replaces an object.
     fn put_whole(&self, name: &str, bytes: &Bytes) -> Result<(), StoreFault>;
-    /// Does the same with the parts of a large object, each of which is repeated with a `patience` of its own: not all of the object is
-    /// sent again because one part of it failed. The inner error is that of a part that cannot be read.
+    /// Does the same with the parts of a large object. Each part is repeated with a `patience` of its own: if one fails, the others are
+    /// not sent again. The inner error is that of a part that cannot be read.
     fn put_parts(
         &self,
         name: &str,

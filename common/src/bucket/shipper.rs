@@ -4,7 +4,7 @@
 //! indexes are uploaded first, as objects of their own, and so are whole segments if there is too much for pieces, or for a base, from
 //! which mirrors begin. The names of these objects contain their digests, so an upload can be repeated by anyone at any time.
 //!
-//! Large uploads must not hold up a commit that waits for its chunk. So [`Shipper::wanted`] says what is to be uploaded, its caller
+//! Large uploads must not hold up a commit that waits for its chunk. So [`Shipper::wanted`] lists what must be uploaded, its caller
 //! does that without the shipper, and [`Shipper::ship`] finds it done.
 
 use std::collections::{BTreeMap, HashSet};

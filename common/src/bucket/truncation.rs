@@ -39,7 +39,7 @@ struct CutTable {
     active_bytes: u64,
     /// The last frame that is kept after the newest delta layer.
     last_frame: Option<CommitAt>,
-    /// The newest commits of which the files show the time.
+    /// The newest commits whose time is in the files.
     known: Vec<CommitAt>,
 }
 

@@ -132,7 +132,7 @@ impl ColumnsFound {
     /// How the columns are written.
     pub(super) fn plan(mut self) -> Result<ColumnPlan> {
         if self.columns.is_empty() {
-            // Without rows, the file still says which table's rows it would have.
+            // Without rows, the file still shows which table it is of.
             self.keys.clone().into_iter().for_each(|key| _ = self.add_column(key));
         }
         let (rows, keys) = (self.rows, &self.keys);

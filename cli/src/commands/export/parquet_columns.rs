@@ -19,7 +19,7 @@ const EXACT: i128 = 1 << 53;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ParquetType {
     Int,
-    /// Whole numbers from 0, of which some are greater than a signed one of 64 bits.
+    /// Whole numbers from 0. Some do not fit into a signed number of 64 bits.
     Unsigned,
     Float,
     Bool,
@@ -87,7 +87,7 @@ impl ParquetColumns {
         Err(Error::new(Reason::ArgumentInvalid, message))
     }
 
-    /// The columns in their order. Without any, those of the primary key: the file still says which table's rows it would have.
+    /// The columns in their order. Without any, those of the primary key: the file still shows which table it is of.
     pub(super) fn types(mut self) -> Vec<(String, ParquetType)> {
         if self.columns.is_empty() {
             self.keys.clone().iter().for_each(|key| _ = self.position(key));

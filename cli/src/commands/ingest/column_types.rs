@@ -106,7 +106,7 @@ enum CellKind {
     /// The key of a table whose keys the writer makes, for rows with an empty cell.
     MadeKey,
     Value(ColumnType),
-    /// Numbers of a column that nobody named, none of which may be rounded.
+    /// Numbers of a column that nobody named. None may be rounded.
     ExactFloat,
 }
 
@@ -371,7 +371,7 @@ impl FittingTypes {
     }
 }
 
-/// What a user wants to know of columns that are text because of a few words.
+/// The note about columns that are text because of a few words.
 fn doubt(columns: &[&str], words: &[String]) -> String {
     let list = |names: Vec<String>, last: &str| match names.split_last() {
         Some((name, others)) if !others.is_empty() => format!("{} {last} {name}", others.join(", ")),

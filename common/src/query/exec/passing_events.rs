@@ -122,7 +122,7 @@ pub(super) struct SortedEvents {
     /// The last first.
     held: Held,
     cut: Option<EventId>,
-    /// Of events of which the ids are held, some of those that come next: the last first, with their ranks.
+    /// Some of the next events whose ids are held, with their ranks. The last one comes first.
     ahead: Vec<(EventId, DriftEvent)>,
     /// The rank up to which events were read ahead, as far as there was room.
     ahead_up_to: Option<EventId>,

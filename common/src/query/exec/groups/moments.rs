@@ -159,7 +159,7 @@ impl MomentTable {
         Ok(())
     }
 
-    /// Goes on to a moment, which must not lie before the last one, and gives back what was held for those up to it.
+    /// Continues at a moment that is not before the last one, and frees what was held for those up to it.
     ///
     /// # Errors
     /// Only that the present work was stopped.
@@ -245,7 +245,7 @@ fn add_to_nodes(
     Ok(())
 }
 
-/// The number of leaves for so many moments.
+/// The number of leaves for a number of moments.
 fn leaves(moments: usize) -> usize {
     moments.next_power_of_two()
 }
