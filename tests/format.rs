@@ -118,7 +118,7 @@ fn the_daemons_read(fixture: &Path) {
         let after_reading = files(dir.path());
         assert!(after_reading == before, "the reader changed a file");
 
-        let mut writer_daemon = Daemon::writer(dir.path());
+        let mut writer_daemon = Daemon::writer_of_old(dir.path());
         let mut writer = writer_daemon.as_writer().await;
         let status = writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
         assert_eq!((status.last_seq, status.term, status.last_time), (LAST, 3, Some(history::time(LAST))));
@@ -154,7 +154,7 @@ fn the_daemons_read_the_snapshot_fixture() {
             found.cache_bytes > 0 && found.memtable_events == 0,
             "the reader read the log instead of snapshots: {found:?}"
         );
-        let mut writer_daemon = Daemon::writer(dir.path());
+        let mut writer_daemon = Daemon::writer_of_old(dir.path());
         let mut writer = writer_daemon.as_writer().await;
         let token = apply(&mut writer, vec![insert("people", r#"{"id":"new"}"#)]).await.unwrap();
         assert_eq!(token.seq, LAST + 1);

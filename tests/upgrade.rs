@@ -140,7 +140,7 @@ async fn both_daemons_open_a_database_of_every_format() {
         let reader = Daemon::reader(held.path());
         let old = rows(&mut reader.as_reader().await).await;
         assert_eq!(database(), before, "{fixture}: a reader changes nothing");
-        let mut writer = Daemon::writer(held.path());
+        let mut writer = Daemon::writer_of_old(held.path());
         let status =
             writer.as_writer().await.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
         let format: serde_json::Value = serde_json::from_slice(&database()).unwrap();

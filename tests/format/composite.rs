@@ -108,7 +108,7 @@ fn the_daemons_read_a_store_with_a_composite_index() {
         let mut reader_daemon = Daemon::reader(dir.path());
         let mut reader = reader_daemon.as_reader().await;
         check(&mut reader).await;
-        let mut writer_daemon = Daemon::writer(dir.path());
+        let mut writer_daemon = Daemon::writer_of_old(dir.path());
         let mut writer = writer_daemon.as_writer().await;
         let token = apply(&mut writer, vec![put("orders", r#"{"id":"new"}"#)]).await.unwrap();
         assert_eq!(token.seq, LAST + 1);

@@ -64,7 +64,7 @@ fn the_daemons_read_a_store_with_composite_and_made_keys() {
         let reader_daemon = Daemon::reader(dir.path());
         let mut reader = reader_daemon.as_reader().await;
         check(&mut reader).await;
-        let writer_daemon = Daemon::writer(dir.path());
+        let writer_daemon = Daemon::writer_of_old(dir.path());
         let mut writer = writer_daemon.as_writer().await;
         for table in ["bills", "notes"] {
             snapshot(&mut writer, table).await.unwrap();

@@ -79,7 +79,7 @@ fn the_daemons_read_a_store_with_renamed_tables() {
         let mut reader_daemon = Daemon::reader(dir.path());
         let mut reader = reader_daemon.as_reader().await;
         check(&mut reader).await;
-        let mut writer_daemon = Daemon::writer(dir.path());
+        let mut writer_daemon = Daemon::writer_of_old(dir.path());
         let mut writer = writer_daemon.as_writer().await;
         let status = writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
         let names: Vec<_> = status.tables.iter().map(|table| table.table.as_str()).collect();

@@ -95,6 +95,12 @@ impl Daemon {
         Daemon::start("driftdb-writer", data, &[])
     }
 
+    /// A writer of a database that no writer has opened for longer than `--max-clock-jump`: such as a frozen store, whose tests
+    /// would otherwise fail a day after it was made.
+    pub fn writer_of_old(data: &Path) -> Daemon {
+        Daemon::start("driftdb-writer", data, &["--max-clock-jump", "none"])
+    }
+
     pub fn reader(data: &Path) -> Daemon {
         Daemon::start("driftdb-reader", data, &[])
     }
