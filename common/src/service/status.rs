@@ -120,7 +120,8 @@ fn query_place(status: &Status) -> Option<QueryPlace> {
 
 /// Converts a daemon's status back to the error that it describes.
 ///
-/// A status without DriftDB's `ErrorInfo`, such as one from a proxy, gets the closest reason for its code.
+/// A status without DriftDB's `ErrorInfo`, such as one from a proxy, gets the closest reason for its code. One that has a source was
+/// made on this side of the connection, whatever its code: the connection broke.
 pub fn from_status(status: &Status) -> Error {
     let details = status.get_error_details();
     let info = details.error_info().filter(|info| info.domain == DOMAIN);
@@ -133,6 +134,7 @@ pub fn from_status(status: &Status) -> Error {
         Code::PermissionDenied => Reason::PermissionDenied,
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Reason::Unreachable,
         Code::Unknown => Reason::OutcomeUnknown,
+        _ if std::error::Error::source(status).is_some() => Reason::Unreachable,
         _ => Reason::Internal,
     });
     let mut error = Error::new(reason, status.message());
@@ -177,6 +179,14 @@ mod tests {
         assert_eq!(back.place(), Some(&place));
         assert_eq!(back.violations(), [violation]);
         assert_eq!(back.retry_delay(), Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn a_connection_that_broke_is_no_error_of_the_daemon() {
+        let mut broken = Status::internal("h2 protocol error");
+        assert_eq!(from_status(&broken).reason(), Reason::Internal);
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("GOAWAY")));
+        assert_eq!(from_status(&broken).reason(), Reason::Unreachable);
     }
 
     #[test]

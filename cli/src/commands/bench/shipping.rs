@@ -87,6 +87,7 @@ struct ShippedRuns {
 /// Measures everything, in a folder of its own, which is emptied at the end.
 pub(super) async fn measure(bench: &Bench<'_>, url: &str) -> Result<BenchReport> {
     let folder = BenchFolder::new(url);
+    folder.check().await?;
     let measured = measure_in(bench, &folder).await;
     // Also after a failure, which counts then.
     let removed = folder.remove(&MODES.map(ShippingMode::name)).await;

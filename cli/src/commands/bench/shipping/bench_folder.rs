@@ -1,5 +1,6 @@
 //! The folders in a bucket in which `bench` measures.
 
+use bytes::Bytes;
 use driftdb_common::bucket::fencing::IDENTITY;
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::Result;
@@ -12,20 +13,33 @@ const FOLDERS: [&str; 3] = ["log", "files", "kept"];
 
 /// Folders that no other has, with a database for each side.
 pub(super) struct BenchFolder {
-    url: String,
+    bucket: String,
+    /// The start of the names of the folders.
+    name: String,
 }
 
 impl BenchFolder {
     /// Folders below a URL.
     pub(super) fn new(url: &str) -> BenchFolder {
-        let id = Uuid::new_v4().simple();
-        BenchFolder { url: format!("{}/driftdb-bench-{id}", url.trim_end_matches('/')) }
+        let name = format!("driftdb-bench-{}", Uuid::new_v4().simple());
+        BenchFolder { bucket: url.trim_end_matches('/').to_owned(), name }
+    }
+
+    /// Writes and removes one object: what cannot be measured here fails before the minutes of a load.
+    pub(super) async fn check(&self) -> Result<()> {
+        let (bucket, name) = (self.bucket.clone(), self.name.clone());
+        on_thread("the first write", move || {
+            let store = BucketStore::open(&bucket)?;
+            store.create(&name, &Bytes::from_static(b"driftctl bench"), store.persistence())?;
+            store.delete(&name)
+        })
+        .await
     }
 
     /// The URL of a side's database.
     pub(super) fn of(&self, side: &str) -> String {
         // Beside each other: a bucket that is a directory is created in one that exists.
-        format!("{}-{side}", self.url)
+        format!("{}/{}-{side}", self.bucket, self.name)
     }
 
     /// Removes all objects of some sides.
