@@ -39,9 +39,10 @@ const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_SECS);
 const LINGER: Duration = Duration::from_secs(1);
 /// The time after which a connection without calls is closed.
 const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
-/// After so many bytes a connection lets others have their turn. HTTP/2 would otherwise go on until none are left, and a client
-/// that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
+/// After so many bytes, or so much time, a connection lets others have their turn. HTTP/2 would otherwise go on until none are left, and a
+/// client that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
 const BYTES_PER_TURN: usize = 64 << 10;
+const TIME_PER_TURN: Duration = Duration::from_micros(500);
 /// Bytes of a request that the client can send before the call reads them.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 
@@ -73,7 +74,7 @@ pub async fn serve_connection(
         () = async { stopping.cancelled().await; sleep(HANDSHAKE_AT_STOP).await } => return,
     };
     let Some(GreetedConnection { stream, peer, mut certificate, refused }) = greeted else { return };
-    let stream = CountedStream { stream, read: 0, turn: 0, state: Arc::clone(state), linger: None };
+    let stream = CountedStream { stream, read: 0, turn: None, state: Arc::clone(state), linger: None };
     let access = Arc::clone(&security.access);
     let calls = CallQueue::default();
     let service = CallService::new(services, (Arc::clone(state), calls.clone()), peer, access);
@@ -153,8 +154,8 @@ fn server(calls: CallQueue) -> http2::Builder<CallQueue> {
 struct CountedStream {
     stream: Connection,
     read: usize,
-    /// The bytes of the present turn.
-    turn: usize,
+    /// The bytes of the present turn, and when it began; `None` between turns.
+    turn: Option<(usize, Instant)>,
     state: Arc<ConnectionState>,
     /// Set once nothing more is sent.
     linger: Option<Pin<Box<Sleep>>>,
@@ -172,15 +173,16 @@ impl AsyncRead for CountedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.turn >= BYTES_PER_TURN {
-            self.turn = 0;
+        let (bytes, began) = *self.turn.get_or_insert_with(|| (0, Instant::now()));
+        if bytes >= BYTES_PER_TURN || (bytes > 0 && began.elapsed() >= TIME_PER_TURN) {
+            self.turn = None;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = buf.filled().len() - before;
-        self.turn += read;
+        self.turn = polled.is_ready().then_some((bytes + read, began));
         metrics::RECEIVED_BYTES.increment(read as u64);
         if self.read < HANDSHAKE_BYTES {
             if self.read == 0
@@ -256,34 +258,61 @@ mod tests {
     use crate::service::server::connections::Connections;
     use crate::service::server::limit_options::ServerLimits;
 
-    #[tokio::test]
-    async fn a_connection_that_has_much_to_read_lets_others_have_their_turn() {
-        const SENT: usize = 1 << 20;
+    const SENT: usize = 1 << 20;
+
+    /// A connection on which much has come.
+    async fn loaded() -> (Box<dyn std::any::Any>, CountedStream) {
         let (mut client, server) = tokio::io::duplex(SENT);
         client.write_all(&vec![0; SENT]).await.unwrap();
         let connections =
             Connections::new(MemoryBudget::new(1 << 20), 1, ServerLimits::default(), Arc::default());
         let place = connections.admit(None).unwrap();
         let (stream, state) = (Connection::Memory(server), Arc::clone(&place.state));
-        let mut stream = CountedStream { stream, read: 0, turn: 0, state, linger: None };
+        (Box::new((client, place)), CountedStream { stream, read: 0, turn: None, state, linger: None })
+    }
+
+    /// Reads some bytes; `None` at the end of a turn.
+    fn read_some(stream: &mut CountedStream) -> Option<usize> {
         let mut context = Context::from_waker(Waker::noop());
-        let (mut bytes, mut turns, mut turn) = (vec![0; 8 << 10], 0, 0);
-        let mut read = 0;
+        let mut bytes = [0; 8 << 10];
+        let mut buf = ReadBuf::new(&mut bytes);
+        match Pin::new(stream).poll_read(&mut context, &mut buf) {
+            Poll::Ready(result) => {
+                result.unwrap();
+                Some(buf.filled().len())
+            }
+            Poll::Pending => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_much_to_read_lets_others_have_their_turn() {
+        let (_held, mut stream) = loaded().await;
+        let (mut turns, mut turn, mut read) = (0, 0, 0);
         while read < SENT {
-            let mut buf = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut stream).poll_read(&mut context, &mut buf) {
-                Poll::Ready(result) => {
-                    result.unwrap();
-                    (read, turn) = (read + buf.filled().len(), turn + buf.filled().len());
+            match read_some(&mut stream) {
+                Some(bytes) => {
+                    (read, turn) = (read + bytes, turn + bytes);
                     assert!(turn <= BYTES_PER_TURN + (8 << 10), "{turn} bytes without a pause");
                 }
                 // Everything is there: only the turn is over, or that of this task.
-                Poll::Pending => {
+                None => {
                     (turns, turn) = (turns + 1, 0);
                     tokio::task::yield_now().await;
                 }
             }
         }
-        assert!(turns >= SENT / BYTES_PER_TURN - 1 && place.state.is_established());
+        assert!(turns >= SENT / BYTES_PER_TURN - 1 && stream.state.is_established());
+    }
+
+    /// A few bytes can be a lot of work.
+    #[tokio::test]
+    async fn a_turn_that_takes_long_ends_before_its_bytes() {
+        let (_held, mut stream) = loaded().await;
+        for _ in 0..3 {
+            assert!(read_some(&mut stream).is_some());
+            sleep(2 * TIME_PER_TURN).await;
+            assert!(read_some(&mut stream).is_none());
+        }
     }
 }
