@@ -13,6 +13,7 @@ use driftdb_common::bucket::mirror::materialize;
 use driftdb_common::bucket::restore::{RestoreProgress, RestoreRequest, restore};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::fs::sim::{CrashPolicy, SimDisk};
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
@@ -279,7 +280,7 @@ async fn a_lost_chunk_leaves_what_is_before_it_and_is_not_written_again() {
 async fn a_restore_of_another_bucket_is_not_mixed_with_an_interrupted_one() {
     let [made, other] = [BackedUp::build(2, 12).await, BackedUp::build(2, 20).await];
     let fs: Arc<dyn FileSystem> = OsFileSystem::shared();
-    let request = RestoreRequest { point: "@now", bound: None, is_clone: false };
+    let request = RestoreRequest { point: "@now", bound: None, is_clone: false, relative_to: Some(now_ms()) };
     // In the copy, and after all of it.
     for (i, steps) in [1, usize::MAX].into_iter().enumerate() {
         let target = made.home.path().join(format!("target{i}"));
@@ -324,7 +325,12 @@ async fn a_power_cut_at_any_step_of_a_restore_can_be_continued() {
     let store = BucketStore::open(&made.url()).unwrap();
     let seq = made.backups[0] - 1;
     let point = format!("@seq:{seq}");
-    let request = RestoreRequest { point: &point, bound: Some(CommitBound::Seq(seq)), is_clone: false };
+    let request = RestoreRequest {
+        point: &point,
+        bound: Some(CommitBound::Seq(seq)),
+        is_clone: false,
+        relative_to: None,
+    };
     let target = Path::new("/disk/target");
     let restored_on =
         |disk: &SimDisk| restore(&store, &disk.shared(), target, request, &mut |_: RestoreProgress| Ok(()));
@@ -370,7 +376,12 @@ async fn a_restore_that_is_interrupted_at_any_step_continues() {
     let target = made.home.path().join("target");
     let seq = made.backups[1] - 3;
     let point = format!("@seq:{seq}");
-    let request = RestoreRequest { point: &point, bound: Some(CommitBound::Seq(seq)), is_clone: false };
+    let request = RestoreRequest {
+        point: &point,
+        bound: Some(CommitBound::Seq(seq)),
+        is_clone: false,
+        relative_to: None,
+    };
     let mut interruptions = 0;
     let done = loop {
         // Each attempt gets one step further.
@@ -385,7 +396,8 @@ async fn a_restore_that_is_interrupted_at_any_step_continues() {
         }
         assert!(!target.exists());
         if interruptions == 1 {
-            let other = RestoreRequest { point: "@now", bound: None, is_clone: false };
+            let other =
+                RestoreRequest { point: "@now", bound: None, is_clone: false, relative_to: Some(now_ms()) };
             let refused = restore(&store, &fs, &target, other, &mut |_| Ok(())).unwrap_err();
             assert!(refused.message().contains("interrupted restore"), "{refused}");
         }
@@ -416,12 +428,17 @@ async fn a_restore_to_a_relative_time_that_is_continued_keeps_its_time() {
         point: "10 minutes ago",
         bound: Some(CommitBound::Time(time_of(seq))),
         is_clone: false,
+        relative_to: Some(time_of(seq)),
     };
     restore(&store, &fs, &target, request(seq), &mut |made| match made {
         RestoreProgress::Copying(_) => Err(Error::new(Reason::Cancelled, "interrupted")),
         _ => Ok(()),
     })
     .unwrap_err();
+    // Long after, the same words mean something else.
+    let later = RestoreRequest { relative_to: Some(time_of(seq) + 2 * 60 * 60 * 1000), ..request(seq) };
+    let refused = restore(&store, &fs, &target, later, &mut |_| Ok(())).unwrap_err();
+    assert!(refused.message().contains("to begin anew"), "{refused}");
     let done = restore(&store, &fs, &target, request(seq + 1), &mut |_| Ok(())).unwrap();
     assert_eq!(
         done.seq,

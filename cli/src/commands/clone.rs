@@ -14,7 +14,7 @@ use crate::render::Printer;
 
 /// Restores the point into a temporary directory with a new id, and ships that.
 pub(crate) async fn run(args: CloneArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
-    let bound = parse_bound(args.at.as_deref(), global)?;
+    let point = parse_bound(args.at.as_deref(), global)?;
     let CloneArgs { source, target, at } = args;
     let url = target.clone();
     let scratch = on_thread("cloning", move || {
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: CloneArgs, global: &GlobalArgs, out: &mut Printer)
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
         let scratch = scratch_directory()?;
-        let request = RestoreRequest { point: at.as_deref().unwrap_or_default(), bound, is_clone: true };
+        let request = RestoreRequest { is_clone: true, ..point.request(at.as_deref().unwrap_or_default()) };
         restore_to(&source, &scratch.path().join("database"), request)?;
         Ok(scratch)
     })

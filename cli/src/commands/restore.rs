@@ -17,14 +17,16 @@ use crate::shapes;
 
 mod selection;
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Restores, and prints what was restored.
 pub(crate) async fn run(args: RestoreArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
-    let bound = parse_bound(args.to.as_deref(), global)?;
+    let point = parse_bound(args.to.as_deref(), global)?;
     let dir = args.dir.display().to_string();
     let restored = if args.tables.is_empty() {
-        restore_all(args, bound).await?
+        restore_all(args, point).await?
     } else {
-        selection::restore_tables(args, bound).await?
+        selection::restore_tables(args, point).await?
     };
     out.print_record(&shapes::line(&restored)?)?;
     if out.is_for_people() {
@@ -33,10 +35,9 @@ pub(crate) async fn run(args: RestoreArgs, global: &GlobalArgs, out: &mut Printe
     Ok(())
 }
 
-async fn restore_all(args: RestoreArgs, bound: Option<CommitBound>) -> Result<RestoredJson> {
+async fn restore_all(args: RestoreArgs, point: RestorePoint) -> Result<RestoredJson> {
     let restored = on_thread("restoring", move || {
-        let point = args.to.as_deref().unwrap_or(NEWEST);
-        restore_to(&args.url, &args.dir, RestoreRequest { point, bound, is_clone: false })
+        restore_to(&args.url, &args.dir, point.request(args.to.as_deref().unwrap_or(NEWEST)))
     })
     .await?;
     let RestoredDatabase { seq, time_ms, epoch, chunk, tables } = restored;
@@ -64,16 +65,47 @@ pub(crate) fn restore_to(
     })
 }
 
+/// A point in time to restore to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RestorePoint {
+    /// The last commit to restore; `None` for the newest.
+    pub(crate) bound: Option<CommitBound>,
+    /// The present time, if the point is relative to it.
+    relative_to: Option<u64>,
+}
+
+impl RestorePoint {
+    /// The request to restore to this point, which the user wrote as `text`.
+    pub(crate) fn request(self, text: &str) -> RestoreRequest<'_> {
+        let RestorePoint { bound, relative_to } = self;
+        RestoreRequest { point: text, bound, is_clone: false, relative_to }
+    }
+}
+
 /// Parses the point in time of an option; `None` is the newest commit.
-pub(crate) fn parse_bound(point: Option<&str>, global: &GlobalArgs) -> CliResult<Option<CommitBound>> {
-    let Some(text) = point else { return Ok(None) };
-    let clock = LocalClock::in_zone(global.tz.as_deref().unwrap_or_default(), now_ms())?;
+pub(crate) fn parse_bound(point: Option<&str>, global: &GlobalArgs) -> CliResult<RestorePoint> {
+    let now_ms = now_ms();
+    let Some(text) = point else { return Ok(RestorePoint { bound: None, relative_to: Some(now_ms) }) };
+    let (bound, note) = bound_at(text, now_ms, global)?;
+    render::note_all(note.as_slice());
+    // Only what is relative means something else a day later.
+    let is_relative = bound.is_none() || bound_at(text, now_ms + DAY_MS, global)?.0 != bound;
+    Ok(RestorePoint { bound, relative_to: is_relative.then_some(now_ms) })
+}
+
+/// The last commit of a point in time as it is at some time, and what is to be said of it.
+fn bound_at(
+    text: &str,
+    now_ms: u64,
+    global: &GlobalArgs,
+) -> CliResult<(Option<CommitBound>, Option<String>)> {
+    let clock = LocalClock::in_zone(global.tz.as_deref().unwrap_or_default(), now_ms)?;
     let parsed = parser::parse_point(text, &clock).map_err(|error| Failure::in_text(error, text))?;
     let ParsedPoint { point, note } = parsed;
-    render::note_all(note.as_slice());
-    match point {
-        PointInTime::Now => Ok(None),
+    let bound = match point {
+        PointInTime::Now => None,
         // No commit is newer than this one, so that only times are left to look up.
-        point => Ok(Some(point.bound(u64::MAX, clock.now_ms())?)),
-    }
+        point => Some(point.bound(u64::MAX, clock.now_ms())?),
+    };
+    Ok((bound, note))
 }

@@ -64,6 +64,9 @@ impl MirroredFile {
 pub(super) struct RestorePlan {
     /// The point in time, as the user wrote it.
     pub(super) point: String,
+    /// When the restore began, in milliseconds since 1970, if the point is relative to that; otherwise 0.
+    #[serde(default)]
+    pub(super) began_ms: u64,
     /// The time that it meant when the restore began, in milliseconds since 1970, if it is a time.
     #[serde(default)]
     pub(super) time_ms: Option<u64>,

@@ -20,6 +20,7 @@ use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{DataDir, MIRROR_RECORD};
 use crate::storage::{head, recovery};
 use crate::table::check::doctor::{self, Severity};
+use crate::table::format_time;
 use crate::table::point_in_time::{CommitBound, beyond_head};
 
 /// The end of the name of the directory in which a restore works.
@@ -28,6 +29,8 @@ const WORK_SUFFIX: &str = ".restoring";
 const SELECTION_SUFFIX: &str = ".selecting-";
 /// The record of the mirror, once the result is whole and verified.
 const DONE_RECORD: &str = "restored.json";
+/// How long an interrupted restore can be continued whose point is not the same commit for ever, in milliseconds.
+const CONTINUED_MS: u64 = 60 * 60 * 1000;
 /// The lock that keeps two restores apart.
 const WORK_LOCK: &str = "restore.lock";
 
@@ -40,6 +43,8 @@ pub struct RestoreRequest<'a> {
     pub bound: Option<CommitBound>,
     /// Whether the result is another database, with an id of its own.
     pub is_clone: bool,
+    /// The present time in milliseconds since 1970, if the point is relative to it: then it means another commit as time passes.
+    pub relative_to: Option<u64>,
 }
 
 /// What was restored.
@@ -60,6 +65,8 @@ pub struct RestoredDatabase {
 /// How far a restore has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreProgress {
+    /// A restore that was interrupted goes on. It is to this commit, if that is known.
+    Continuing(Option<u64>),
     /// The bucket is being copied.
     Copying(MirrorProgress),
     /// The copy is being cut off after a commit.
@@ -77,6 +84,19 @@ pub fn restore(
     progress: &mut dyn FnMut(RestoreProgress) -> Result<()>,
 ) -> Result<RestoredDatabase> {
     check_target(&**fs, target)?;
+    let restored = restore_beside(store, fs, target, request, progress)?;
+    forget_record(&**fs, target)?;
+    Ok(restored)
+}
+
+/// Restores, and leaves the record in the result.
+fn restore_beside(
+    store: &BucketStore,
+    fs: &Arc<dyn FileSystem>,
+    target: &Path,
+    request: RestoreRequest<'_>,
+    progress: &mut dyn FnMut(RestoreProgress) -> Result<()>,
+) -> Result<RestoredDatabase> {
     check_replaceable(&**fs, target)?;
     let work = work_directory(target);
     let dir = DataDir::new(&work);
@@ -143,16 +163,24 @@ fn finish_verified(
     Ok(RestoredDatabase { seq, time_ms: last.1, epoch: head.header.epoch, chunk: plan.chunk, tables })
 }
 
-/// Fails if an interrupted restore is to another point.
+/// Fails if an interrupted restore is to another point, or to what the same words meant long ago.
 fn check_point(plan: &RestorePlan, request: RestoreRequest<'_>, root: &Path) -> Result<()> {
-    if plan.point == request.point {
+    let (root, point) = (root.display(), request.point);
+    let message = if plan.point != point {
+        let other = &plan.point;
+        format!(
+            "cannot restore to {point:?}: {root} holds an interrupted restore to {other:?}; continue that one, or remove {root}"
+        )
+    } else if let Some(now_ms) = request.relative_to
+        && now_ms.saturating_sub(plan.began_ms) > CONTINUED_MS
+    {
+        let began = format_time(plan.began_ms);
+        format!(
+            "cannot restore to {point:?}: {root} holds an interrupted restore to what that was at {began}; remove {root} to begin anew"
+        )
+    } else {
         return Ok(());
-    }
-    let root = root.display();
-    let message = format!(
-        "cannot restore to {:?}: {root} holds an interrupted restore to {:?}; continue that one, or remove {root}",
-        request.point, plan.point
-    );
+    };
     Err(Error::new(Reason::ArgumentInvalid, message))
 }
 
@@ -175,10 +203,12 @@ fn copy(
     let mut plan = match mirror.record_mut().restore.clone() {
         Some(plan) => {
             check_point(&plan, request, dir.root())?;
+            progress(RestoreProgress::Continuing(plan.seq))?;
             plan
         }
         None => RestorePlan {
             point: request.point.to_owned(),
+            began_ms: request.relative_to.unwrap_or_default(),
             time_ms: match request.bound {
                 Some(CommitBound::Time(time_ms)) => Some(time_ms),
                 _ => None,
@@ -279,14 +309,28 @@ pub fn restore_for_selection(
         );
         return Err(Error::new(Reason::ArgumentInvalid, message));
     }
-    // A directory with the name is whole.
-    if found.contains(&own) { Ok(()) } else { restore(store, fs, work, request, progress).map(drop) }
+    if !found.contains(&own) {
+        return restore_beside(store, fs, work, request, progress).map(drop);
+    }
+    // A directory with the name is whole, and says what it is.
+    let plan =
+        MirrorRecord::read_named(&**fs, &DataDir::new(work), DONE_RECORD)?.and_then(|record| record.restore);
+    let Some(plan) = plan else {
+        let work = work.display();
+        let message = format!(
+            "cannot continue the restore in {work}: its record is missing; remove {work} to begin anew"
+        );
+        return Err(Error::new(Reason::ArgumentInvalid, message));
+    };
+    check_point(&plan, request, work)?;
+    progress(RestoreProgress::Continuing(plan.seq))
 }
 
 /// Verifies what was selected, and gives it its name.
 pub fn finish_selection(fs: &Arc<dyn FileSystem>, work: &Path, target: &Path) -> Result<()> {
     examine(fs, &DataDir::new(work))?;
-    finish(&**fs, work, target)
+    finish(&**fs, work, target)?;
+    forget_record(&**fs, target)
 }
 
 /// Fails unless every file of the directory is sound, and what an open for writing would find is exactly what was asked for.
@@ -334,8 +378,14 @@ fn finish(fs: &dyn FileSystem, work: &Path, target: &Path) -> Result<()> {
     remove_empty(fs, target).map_err(failed)?;
     fs.rename(work, target).map_err(failed)?;
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    fs.sync_dir(parent.unwrap_or(Path::new("."))).map_err(failed)?;
-    fs::remove_if_exists(fs, &target.join(DONE_RECORD)).map_err(failed)
+    fs.sync_dir(parent.unwrap_or(Path::new("."))).map_err(failed)
+}
+
+/// Removes the record of a result that has its name.
+fn forget_record(fs: &dyn FileSystem, target: &Path) -> Result<()> {
+    let path = target.join(DONE_RECORD);
+    fs::remove_if_exists(fs, &path)
+        .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))
 }
 
 fn remove_empty(fs: &dyn FileSystem, target: &Path) -> io::Result<()> {

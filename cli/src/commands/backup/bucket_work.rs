@@ -6,7 +6,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::table::format_time;
 use serde::Serialize;
 
-use crate::render::ProgressLine;
+use crate::render::{self, ProgressLine};
 
 /// What the newest commit is called.
 pub(crate) const NEWEST: &str = "@now";
@@ -42,6 +42,10 @@ pub(crate) fn show_copied(line: &mut ProgressLine, what: &str, made: MirrorProgr
 /// Shows how far a restore has come.
 pub(crate) fn show_made(line: &mut ProgressLine, made: RestoreProgress) {
     match made {
+        RestoreProgress::Continuing(Some(seq)) => {
+            render::note(&format!("continues an interrupted restore to commit {seq}"));
+        }
+        RestoreProgress::Continuing(None) => render::note("continues an interrupted restore"),
         RestoreProgress::Copying(made) => show_copied(line, "copying", made),
         RestoreProgress::Cutting(seq) => line.show(format_args!("cutting off after commit {seq}")),
         RestoreProgress::Verifying => line.show("verifying"),

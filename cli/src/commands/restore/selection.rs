@@ -12,24 +12,24 @@ use driftdb_common::bucket::restore::{self, RestoreRequest};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason, Result, nearest};
 use driftdb_common::storage::fs::OsFileSystem;
-use driftdb_common::table::point_in_time::CommitBound;
 
 use crate::args::RestoreArgs;
 use crate::changes::SchemaRequest;
 use crate::commands::backup::bucket_work::{NEWEST, RestoredJson, on_thread, show_made};
+use crate::commands::restore::RestorePoint;
 use crate::database::{DatabaseHandle, all_tables_at};
 use crate::render::ProgressLine;
 use crate::shapes;
 
 /// Restores some tables. Continues a restore of the same bucket to the same point that was interrupted.
-pub(super) async fn restore_tables(args: RestoreArgs, bound: Option<CommitBound>) -> Result<RestoredJson> {
-    let RestoreArgs { url, dir, to, tables } = args;
-    let point = to.unwrap_or_else(|| NEWEST.to_owned());
+pub(super) async fn restore_tables(args: RestoreArgs, to: RestorePoint) -> Result<RestoredJson> {
+    let RestoreArgs { url, dir, to: text, tables } = args;
+    let point = text.unwrap_or_else(|| NEWEST.to_owned());
     let work = restore::selection_directory(&dir, &url, &point);
     let places = (dir.clone(), work.clone());
-    on_thread("restoring", move || copy(&url, &places, (&point, bound))).await?;
+    on_thread("restoring", move || copy(&url, &places, to.request(&point))).await?;
     let mut database = DatabaseHandle::embedded(work.clone());
-    let selected = select(&mut database, &tables).await;
+    let selected = select(&mut database, &tables, &work).await;
     let closed = database.close().await;
     let (status, discarded) = selected.and_then(|selected| closed.map(|()| selected))?;
     on_thread("verifying", move || restore::finish_selection(&OsFileSystem::shared(), &work, &dir)).await?;
@@ -43,13 +43,8 @@ pub(super) async fn restore_tables(args: RestoreArgs, bound: Option<CommitBound>
     })
 }
 
-fn copy(
-    url: &str,
-    (target, work): &(PathBuf, PathBuf),
-    (point, bound): (&str, Option<CommitBound>),
-) -> Result<()> {
+fn copy(url: &str, (target, work): &(PathBuf, PathBuf), request: RestoreRequest<'_>) -> Result<()> {
     let (store, mut line) = (BucketStore::open(url)?, ProgressLine::default());
-    let request = RestoreRequest { point, bound, is_clone: false };
     let places: (&Path, &Path) = (target, work);
     restore::restore_for_selection(&store, &OsFileSystem::shared(), places, request, &mut |made| {
         show_made(&mut line, made);
@@ -62,11 +57,18 @@ fn copy(
 async fn select(
     database: &mut DatabaseHandle,
     tables: &[String],
+    work: &Path,
 ) -> Result<(v1::WriterServiceStatusResponse, u64)> {
     let (_, all) = all_tables_at(database.fresh_client().await?, None).await?;
     let live = || all.iter().filter(|info| !info.dropped).map(|info| info.table.as_str());
     if let Some(unknown) = tables.iter().find(|table| !live().any(|name| name == *table)) {
-        return Err(unknown_table(unknown, live(), &all));
+        let hint = unknown_table_hint(unknown, live(), &all);
+        let message = format!(
+            "cannot restore table {unknown:?}: the database has no such table at that point; {hint} (a copy of the whole database is in {} \
+             for the next try)",
+            work.display()
+        );
+        return Err(Error::new(Reason::TableNotFound, message).with("table", unknown));
     }
     let kept: BTreeSet<&str> = tables.iter().map(String::as_str).collect();
     let commit_time = database.writer_status().await?.last_time;
@@ -85,24 +87,18 @@ async fn select(
     Ok((database.writer_status().await?, gone.len() as u64))
 }
 
-fn unknown_table<'t>(
+fn unknown_table_hint<'t>(
     table: &str,
     live: impl Iterator<Item = &'t str> + Clone,
     all: &[v1::TableInfo],
-) -> Error {
-    let hint = match nearest(table, live.clone()) {
-        Some(near) => format!("; did you mean {near:?}?"),
+) -> String {
+    match nearest(table, live.clone()) {
+        Some(near) => format!("did you mean {near:?}?"),
         None if all.iter().any(|info| info.dropped && info.table == table) => {
-            "; it was dropped before".to_owned()
+            "it was dropped before".to_owned()
         }
-        None => {
-            let names: Vec<&str> = live.take(NAMED).collect();
-            format!("; it had {}", names.join(", "))
-        }
-    };
-    let message =
-        format!("cannot restore table {table:?}: the database has no such table at that point{hint}");
-    Error::new(Reason::TableNotFound, message).with("table", table)
+        None => format!("it had {}", live.take(NAMED).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// How many tables an error names.

@@ -296,8 +296,24 @@ impl MomentCollector<'_> {
     /// The first moment at or after a commit.
     fn moment_at(&self, seq: u64) -> usize {
         let seq = seq + u64::from(is_planted(PlantedBug::MomentsOffByOne));
-        self.moments.partition_point(|moment| moment.seq < seq)
+        first_at(self.moments, seq)
     }
+}
+
+/// The position of the first of some moments that lies at or after a commit. Moments are often evenly apart: then the proportion says where
+/// it is.
+fn first_at(moments: &[Moment], seq: u64) -> usize {
+    if let (Some(first), Some(last)) = (moments.first(), moments.last())
+        && (first.seq..last.seq).contains(&seq)
+    {
+        let part = (seq - first.seq) as f64 / (last.seq - first.seq) as f64;
+        let guess = (part * (moments.len() - 1) as f64).ceil() as usize;
+        let is_before = |at: usize| moments.get(at).is_some_and(|moment| moment.seq < seq);
+        if !is_before(guess) && guess.checked_sub(1).is_none_or(is_before) {
+            return guess;
+        }
+    }
+    moments.partition_point(|moment| moment.seq < seq)
 }
 
 impl SpanVisitor for MomentCollector<'_> {
@@ -344,5 +360,30 @@ impl SpanVisitor for MomentCollector<'_> {
         self.is_torn = false;
         self.left = self.left.saturating_sub(1);
         Ok(self.left > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_first_moment_at_a_commit_is_found(
+            steps in prop::collection::vec(0_u64..20, 0..40),
+            even in 0_u64..20,
+            seq in 0_u64..1000,
+        ) {
+            for is_even in [false, true] {
+                let mut at = 3;
+                let moments: Vec<Moment> = steps.iter().map(|step| {
+                    at += if is_even { even } else { *step };
+                    Moment { time_ms: None, seq: at }
+                }).collect();
+                prop_assert_eq!(first_at(&moments, seq), moments.iter().filter(|moment| moment.seq < seq).count());
+            }
+        }
     }
 }

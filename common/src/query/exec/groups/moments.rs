@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use super::{GroupPlan, RowGroup};
 use crate::error::Result;
-use crate::format::order_key::write_order_key;
 use crate::planted::{PlantedBug, is_planted};
 use crate::query::ast::{Aggregate, Column};
 use crate::query::exec::aggregate::Accumulator;
@@ -108,15 +107,15 @@ impl MomentTable {
     /// `QUERY_MEMORY_EXCEEDED` or `OVERLOADED` if it needs more memory than there is; `CORRUPT` if the document is damaged.
     pub fn add(&mut self, row: RowRef<'_>, at: Range<usize>, memory: &mut QueryMemory) -> Result<()> {
         work::step(4)?;
-        self.key.clear();
-        for column in &self.plan.group_by {
-            write_order_key(&mut self.key, column.value_in(row)?.as_deref(), false)?;
-        }
-        if !self.groups.contains_key(self.key.as_slice()) {
-            self.add_group(row, memory)?;
-        }
         let MomentTable { plan, groups, moments, bytes, key, .. } = self;
-        let Some(group) = groups.get_mut(key.as_slice()) else { return Ok(()) };
+        plan.write_key(key, row)?;
+        let group = match groups.get_mut(key.as_slice()) {
+            Some(group) => group,
+            None => {
+                let new = new_group(plan, row, (key.len(), bytes.0), memory)?;
+                groups.entry(key.as_slice().into()).or_insert(new)
+            }
+        };
         let aggregates = plan.aggregates();
         // Each value is looked up once, and each change.
         let values = reversible(aggregates).map(|(_, aggregate)| aggregate.value_in(row));
@@ -145,18 +144,6 @@ impl MomentTable {
             }
         }
         add_to_nodes(plan, group, row, (at, *moments), (bytes.1, memory))
-    }
-
-    fn add_group(&mut self, row: RowRef<'_>, memory: &mut QueryMemory) -> Result<()> {
-        let MomentTable { plan, groups, bytes, key, .. } = self;
-        let of = |column: &Column| Ok(column.value_in(row)?.map(|value| Box::from(&*value)));
-        let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
-        let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
-        memory.charge(super::GROUP_OVERHEAD + values_bytes + 2 * key.len() + bytes.0, "GROUP BY")?;
-        let present = Counted::new(plan.aggregates());
-        let group = MomentGroup { values, changes: BTreeMap::new(), present, nodes: BTreeMap::new() };
-        groups.insert(key.as_slice().into(), group);
-        Ok(())
     }
 
     /// Continues at a moment that is not before the last one, and frees what was held for those up to it.
@@ -210,6 +197,21 @@ impl MomentTable {
         }
         Ok(found)
     }
+}
+
+/// A group that begins with a row, whose key and accumulators have so many bytes.
+fn new_group(
+    plan: &GroupPlan,
+    row: RowRef<'_>,
+    (key, accumulators): (usize, usize),
+    memory: &mut QueryMemory,
+) -> Result<MomentGroup> {
+    let of = |column: &Column| Ok(column.value_in(row)?.map(|value| Box::from(&*value)));
+    let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
+    let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
+    memory.charge(super::GROUP_OVERHEAD + values_bytes + 2 * key + accumulators, "GROUP BY")?;
+    let present = Counted::new(plan.aggregates());
+    Ok(MomentGroup { values, changes: BTreeMap::new(), present, nodes: BTreeMap::new() })
 }
 
 /// Adds a row to the nodes of a group that cover a stretch of so many moments, for the aggregates that are not reversible. Their
