@@ -22,6 +22,7 @@ use crate::harness::buckets::{until_bucket, writer_status};
 use crate::harness::condition::Random;
 use crate::harness::database::{ARGS, answers, copy};
 use crate::harness::lane::by_lane;
+use crate::harness::s3_server::S3Server;
 use crate::harness::{Daemon, Writer, apply, calls, create_table, database, put, reason, select_at};
 
 /// Only keeps a failing test from hanging.
@@ -327,6 +328,36 @@ async fn while_the_bucket_fails_async_goes_on_and_catches_up() {
     assert!(daemon.terminate().await.success());
     let mirrored = site.materialize();
     assert_eq!(rows(mirrored.path(), seq).await, (0..20).collect::<Vec<_>>());
+}
+
+/// A snapshot whose files cannot be uploaded, or not for a long time, is no reason to lose commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_are_shipped_while_the_files_of_a_snapshot_are_not() {
+    let (server, home) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let data = home.path().join("data");
+    let args = ["--bucket-interval", "50ms"];
+    let mut daemon = server.daemon("driftdb-writer", &data, &args);
+    let mut writer = daemon.as_writer().await;
+    create_table(&mut writer, "t").await.unwrap();
+    let seq = put_row(&mut writer, 0).await.unwrap();
+    until_shipped(&mut writer, seq).await;
+    server.refuse_files(true);
+    for n in 1..20 {
+        put_row(&mut writer, n).await.unwrap();
+    }
+    calls::snapshot(&mut writer, "t").await.unwrap();
+    let shown = until_bucket(&mut writer, "the problem is shown", |bucket| !bucket.problem.is_empty()).await;
+    assert!(shown.problem.contains("files/"), "{shown:?}");
+    let last = put_row(&mut writer, 20).await.unwrap();
+    let shown = until_shipped(&mut writer, last).await;
+    assert!(shown.problem.contains("files/"), "the problem is still there: {shown:?}");
+    drop(writer);
+    daemon.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    server.refuse_files(false);
+    let mut next = server.daemon("driftdb-writer", &data, &args);
+    assert_eq!(rows(&data, last).await, (0..=20).collect::<Vec<u64>>());
+    assert!(next.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

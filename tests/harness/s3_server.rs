@@ -47,6 +47,8 @@ struct S3Content {
     uploads: u64,
     /// How many of the next parts are refused with 503.
     refused_parts: u32,
+    /// Whether new files are refused with 403, and only the log is taken.
+    refuses_files: bool,
 }
 
 /// The server. It ends when it is dropped.
@@ -130,6 +132,11 @@ impl S3Server {
     /// Refuses as many of the next parts of uploads.
     pub fn refuse_parts(&self, parts: u32) {
         self.content().refused_parts = parts;
+    }
+
+    /// Refuses new files, and takes only the log; or takes both again.
+    pub fn refuse_files(&self, refuses: bool) {
+        self.content().refuses_files = refuses;
     }
 
     /// How many uploads in parts were begun, and how many refusals of parts are left.
@@ -269,6 +276,12 @@ fn tag() -> (&'static str, String) {
 impl S3Content {
     fn answer(&mut self, request: &S3Request) -> S3Answer {
         let query = |name: &str| request.query.get(name);
+        if self.refuses_files
+            && request.method == "PUT"
+            && request.name.starts_with(&format!("{PLACE}/files/"))
+        {
+            return status(403);
+        }
         match (request.method.as_str(), query("uploadId")) {
             ("PUT", Some(upload)) => {
                 let number = query("partNumber").unwrap().parse().unwrap();

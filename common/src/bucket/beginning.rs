@@ -232,7 +232,7 @@ fn upload_all(
         let total = done + wanted.iter().map(|file| file.bytes).sum::<u64>();
         for file in wanted {
             progress(done, total)?;
-            match upload(store, &**fs, dir.root(), &file) {
+            match upload(store, &**fs, dir.root(), &file, &mut || Ok(())) {
                 Ok(known) => shipper.note_uploaded(known),
                 // A job has replaced it.
                 Err(error) if error.reason() == Reason::FileGone => {}

@@ -143,7 +143,7 @@ impl BucketLink {
 
     fn goes_on(&self) -> Result<bool> {
         self.check_writer()?;
-        Ok(!self.state.lock().is_ended)
+        Ok(!self.state.lock().is_ended())
     }
 
     /// Fails if another writer has taken over. Holds nobody up while it asks the bucket.
@@ -179,8 +179,7 @@ impl BucketLink {
             self.ship_behind();
         }
         // The close of the database, and what was published before it.
-        let deadline = Instant::now() + self.options.timeout;
-        while !self.ship_behind() && Instant::now() < deadline {
+        while !self.ship_behind() && self.check_time().is_ok() {
             std::thread::sleep(FAILURE_PAUSE);
         }
     }
@@ -189,9 +188,9 @@ impl BucketLink {
     fn wait(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.state.lock();
-        while !state.is_ended {
+        while !state.is_ended() {
             if self.changed.wait_until(&mut state, until).timed_out() {
-                return state.is_ended;
+                return state.is_ended();
             }
         }
         true
@@ -220,15 +219,24 @@ impl BucketLink {
         true
     }
 
-    /// Uploads the files that the next chunk needs, while commits go on.
+    /// Uploads the files that the next chunk needs, while commits go on. With `async` the log is shipped meanwhile: before the first file,
+    /// and between the parts of long ones. A file that cannot be uploaded keeps neither the log nor the other files back.
     fn upload_wanted(&self) -> Result<()> {
         let wanted = match &mut *self.shipper.lock() {
             Some(shipper) => shipper.wanted()?,
             None => return Ok(()),
         };
+        let mut shipped_at = None;
+        let mut failed = Ok(());
         for file in wanted {
+            self.ship_log_beside(&mut shipped_at)?;
+            self.check_time()?;
             let _uploads = self.uploading.lock();
-            match upload(&self.store, &*self.place.0, self.place.1.root(), &file) {
+            let mut between = || {
+                self.check_time()?;
+                self.ship_log_beside(&mut shipped_at)
+            };
+            match upload(&self.store, &*self.place.0, self.place.1.root(), &file, &mut between) {
                 Ok(known) => {
                     if let Some(shipper) = &mut *self.shipper.lock() {
                         shipper.note_uploaded(known);
@@ -236,10 +244,46 @@ impl BucketLink {
                 }
                 // A job has replaced it meanwhile.
                 Err(error) if error.reason() == Reason::FileGone => {}
-                Err(error) => return Err(error),
+                Err(error) if matches!(error.reason(), Reason::Fenced | Reason::Cancelled) => {
+                    return Err(error);
+                }
+                Err(error) => failed = failed.and(Err(error)),
             }
         }
-        Ok(())
+        failed
+    }
+
+    /// Ships the log beside an upload, if that is due.
+    fn ship_log_beside(&self, shipped_at: &mut Option<Instant>) -> Result<()> {
+        let is_due = shipped_at.is_none_or(|at: Instant| at.elapsed() >= self.options.interval);
+        if self.options.ack == BucketAck::Sync || !is_due {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let shipped = match &mut *self.shipper.lock() {
+            Some(shipper) => shipper.ship_log(&Persistence::lasting(TRY_FOR)),
+            None => Ok(None),
+        };
+        *shipped_at = Some(began);
+        match shipped {
+            Ok(report) => {
+                report.into_iter().for_each(|report| self.state.lock().note_log_shipped(report, began));
+                Ok(())
+            }
+            // A job has replaced files, and their manifest.
+            Err(error) if error.reason() == Reason::FileGone => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fails if the link has ended, and the time is over in which it may still ship.
+    fn check_time(&self) -> Result<()> {
+        match self.state.lock().ended_at {
+            Some(at) if at.elapsed() >= self.options.timeout => {
+                Err(Error::new(Reason::Cancelled, "the writer stops; the next one goes on with the upload"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn note_shipped(&self, report: ShipReport, began: Instant) {
@@ -277,7 +321,7 @@ impl BucketLink {
 
     /// Ships what is left, and ends the thread. Blocks. Called when the log is closed.
     pub fn finish(&self) {
-        self.state.lock().is_ended = true;
+        self.state.lock().ended_at.get_or_insert_with(Instant::now);
         self.changed.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {

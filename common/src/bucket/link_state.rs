@@ -32,7 +32,8 @@ pub(super) struct LinkState {
     /// Why this process is not the writer any more.
     pub(super) replaced: Option<Error>,
     pub(super) closing_since: Option<Instant>,
-    pub(super) is_ended: bool,
+    /// When the log was closed.
+    pub(super) ended_at: Option<Instant>,
 }
 
 impl LinkState {
@@ -47,19 +48,29 @@ impl LinkState {
             confirmed_at: Instant::now(),
             replaced: None,
             closing_since: None,
-            is_ended: false,
+            ended_at: None,
         }
     }
 
     /// Notes that the bucket has everything that was published at some time. Returns the problem that this has ended.
     pub(super) fn note_shipped(&mut self, report: ShipReport, began: Instant) -> Option<String> {
+        self.note_log_shipped(report, began);
+        self.warned_at = None;
+        self.problem.take()
+    }
+
+    /// Whether the link ends.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended_at.is_some()
+    }
+
+    /// Notes that the bucket has the whole log up to some time. Files can still be missing, and the problem with them stays.
+    pub(super) fn note_log_shipped(&mut self, report: ShipReport, began: Instant) {
         self.report = Some(report);
         if report.is_new {
             self.confirmed_at = began;
         }
         self.covered_at = self.covered_at.max(began);
-        self.warned_at = None;
-        self.problem.take()
     }
 
     /// Notes that nothing could be shipped. Returns the lag if a warning is due.

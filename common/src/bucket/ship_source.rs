@@ -244,7 +244,8 @@ impl ShipSource {
                 Ok(None)
             }
             Uploads::Make => {
-                let known = upload(&self.store, &*self.disk.fs, self.disk.dir.root(), &wanted)?;
+                let known =
+                    upload(&self.store, &*self.disk.fs, self.disk.dir.root(), &wanted, &mut || Ok(()))?;
                 let stored = known.stored.clone();
                 self.note_uploaded(known);
                 Ok(Some(stored))
@@ -284,6 +285,7 @@ pub fn upload(
     fs: &dyn FileSystem,
     root: &Path,
     wanted: &WantedFile,
+    between: &mut dyn FnMut() -> Result<()>,
 ) -> Result<KnownFile> {
     let full = root.join(&wanted.path);
     let mut digest = Xxh3::new();
@@ -292,10 +294,13 @@ pub fn upload(
         let part = read_part(fs, &full, at, PART_BYTES.min(wanted.bytes - at))?;
         digest.update(&part);
         at += part.len() as u64;
+        if at < wanted.bytes {
+            between()?;
+        }
     }
     let digest = ContentDigest(digest.digest128().to_le_bytes());
     let stored = StoredFile { table: wanted.table, path: wanted.path.clone(), bytes: wanted.bytes, digest };
-    store.upload(fs, root, &stored)?;
+    store.upload(fs, root, &stored, between)?;
     let id = fs.file_id(&full).map_err(|e| fs::read_failed(&full, &e))?;
     Ok(KnownFile { id, stored })
 }

@@ -123,6 +123,30 @@ impl Shipper {
         self.source.note_uploaded(file);
     }
 
+    /// Creates the next chunk with what was published of the log, while the files of a new manifest are not in the bucket yet: the table
+    /// keeps the old manifest there. Returns `None` if that cannot be, because the chunk needs files itself.
+    pub fn ship_log(&mut self, persistence: &Persistence) -> Result<Option<ShipReport>> {
+        if let Some(chunk) = self.unresolved.take() {
+            self.create(chunk, persistence)?;
+        }
+        if self.source.shipped.head.is_none() {
+            return Ok(None);
+        }
+        let Some(mut state) = self.source.disk.state(&self.source.shipped, false)? else { return Ok(None) };
+        if state.head.last_seq() < self.claim.chain.last.last.seq {
+            return Ok(None);
+        }
+        self.source.keep_old_manifests(&mut state)?;
+        let mut wanted = Vec::new();
+        self.source.parts(&state, false, &mut Uploads::Note(&mut wanted))?;
+        if !wanted.is_empty() {
+            return Ok(None);
+        }
+        let Some(chunk) = self.chunk(&state, false)? else { return Ok(Some(self.report())) };
+        self.create(chunk, persistence)?;
+        Ok(Some(ShipReport { is_new: true, ..self.report() }))
+    }
+
     /// Creates the next chunk, if the bucket lacks anything. Fails with FENCED if another writer has taken over.
     pub fn ship(&mut self, head: &ShippedHead, persistence: &Persistence) -> Result<ShipReport> {
         if let Some(chunk) = self.unresolved.take() {

@@ -227,8 +227,15 @@ impl BucketStore {
         self.repeat(&format!("delete {name}"), || self.objects.delete(name))
     }
 
-    /// Uploads the first bytes of a file, unless the object exists: its name contains the digest of its content.
-    pub fn upload(&self, fs: &dyn FileSystem, root: &Path, file: &StoredFile) -> Result<()> {
+    /// Uploads the first bytes of a file, unless the object exists: its name contains the digest of its content. Calls `between` before
+    /// each part of a long file; if that fails, the upload ends.
+    pub fn upload(
+        &self,
+        fs: &dyn FileSystem,
+        root: &Path,
+        file: &StoredFile,
+        between: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let name = file.object();
         if self.length(&name)? == Some(file.bytes) {
             return Ok(());
@@ -243,6 +250,7 @@ impl BucketStore {
         let starts = (0..file.bytes).step_by(usize::try_from(part_bytes).unwrap_or(usize::MAX));
         let mut parts = starts.map(|start| {
             self.check_stop()?;
+            between()?;
             read_part(fs, &path, start, part_bytes.min(file.bytes - start)).map(Bytes::from)
         });
         match self.objects.put_parts(&name, &mut parts, &|| self.patience()) {
