@@ -1,5 +1,7 @@
 //! Reads the fields of a snapshot entry, one after the other, over shared bytes.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::error::{Error, Reason, Result};
@@ -39,18 +41,24 @@ impl<'a> EntryReader<'a> {
         Ok(value)
     }
 
-    /// Bytes that follow their length. They share the entry's memory.
-    pub(super) fn bytes(&mut self) -> Result<Bytes> {
+    /// Where bytes are that follow their length.
+    fn range(&mut self) -> Result<Range<usize>> {
         let len = usize::try_from(self.varint()?).map_err(|_| corrupt("a length is out of range"))?;
         let end = self.position.checked_add(len).filter(|end| *end <= self.entry.len());
         let end = end.ok_or_else(|| corrupt("it is cut short"))?;
-        let bytes = self.entry.slice(self.position..end);
-        self.position = end;
-        Ok(bytes)
+        Ok(std::mem::replace(&mut self.position, end)..end)
+    }
+
+    /// Bytes that follow their length. They share the entry's memory.
+    pub(super) fn bytes(&mut self) -> Result<Bytes> {
+        let range = self.range()?;
+        Ok(self.entry.slice(range))
     }
 
     pub(super) fn text(&mut self) -> Result<String> {
-        String::from_utf8(self.bytes()?.into()).map_err(|_| corrupt("a text is not UTF-8"))
+        let range = self.range()?;
+        let text = std::str::from_utf8(self.entry.get(range).unwrap_or_default());
+        text.map(str::to_owned).map_err(|_| corrupt("a text is not UTF-8"))
     }
 
     pub(super) fn document(&mut self) -> Result<Document> {
