@@ -316,10 +316,18 @@ fn metrics_are_served_to_others_only_if_the_operator_says_so() {
         let args = ["--metrics", "0.0.0.0:0"];
         let error = Daemon::try_start(name, dir.path(), &args).unwrap_err();
         assert!(
-            error.contains("cannot serve metrics on 0.0.0.0:0") && error.contains("--insecure-listen"),
+            error.contains("cannot serve metrics on 0.0.0.0:0")
+                && error.contains("--metrics-insecure-listen"),
             "{error}"
         );
-        drop(Daemon::start(name, dir.path(), &["--metrics", "0.0.0.0:0", "--insecure-listen"]));
+        // Each switch is for its own port.
+        let of_grpc = ["--metrics", "0.0.0.0:0", "--insecure-listen"];
+        assert_eq!(Daemon::try_start(name, dir.path(), &of_grpc).unwrap_err(), error);
+        let listening = ["--metrics", "0.0.0.0:0", "--metrics-insecure-listen"];
+        drop(Daemon::start(name, dir.path(), &listening));
+        let open = [&listening[..], &["--listen", "0.0.0.0:0"]].concat();
+        let error = Daemon::try_start(name, dir.path(), &open).unwrap_err();
+        assert!(error.contains("cannot listen on 0.0.0.0:0 without TLS and authentication"), "{error}");
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let error = Daemon::try_start(name, dir.path(), &["--metrics", &address]).unwrap_err();
