@@ -139,7 +139,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
     for (place, query) in dashboard().into_iter().chain(alerts) {
         let metrics = metrics_of(&query);
         assert!(!metrics.is_empty(), "{place}: {query}");
-        let mut labels = vec!["instance", "job", "le"];
+        let mut labels = vec!["database", "instance", "job", "le"];
         for name in metrics.iter().filter(|name| *name != "up") {
             let metric = catalog::find(name).or_else(|| {
                 let family =
