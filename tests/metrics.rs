@@ -303,8 +303,7 @@ async fn who_holds_connections_keeps_no_probe_out() {
     let writer = ScrapedDaemon::start("driftdb-writer", dir.path(), &[]);
     let address = writer.metrics.as_str();
     let mut other = connect_from("127.0.0.9", address).await;
-    // Let the daemon see that one first.
-    assert_eq!(get(address, "/readyz", "*/*").await.code, 200);
+    writer.scrape_until("the writer to be ready", |scrape| scrape.value(READY, &[]) == 1.0).await;
     let mut held = Vec::new();
     for round in 0..5 {
         for host in 2..5 {
@@ -355,8 +354,10 @@ fn metrics_are_served_to_others_only_if_the_operator_says_so() {
         assert_eq!(Daemon::try_start(name, dir.path(), &of_grpc).unwrap_err(), error);
         let listening = ["--metrics", "0.0.0.0:0", "--metrics-insecure-listen"];
         drop(Daemon::start(name, dir.path(), &listening));
-        let open = [&listening[..], &["--listen", "0.0.0.0:0"]].concat();
-        let error = Daemon::try_start(name, dir.path(), &open).unwrap_err();
+        let mut open = Command::new(binary(name));
+        open.arg("--data").arg(dir.path()).args(["--listen", "0.0.0.0:0"]).args(listening);
+        let output = open.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(error.contains("cannot listen on 0.0.0.0:0 without TLS and authentication"), "{error}");
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();

@@ -188,6 +188,19 @@ fn promtool_accepts_the_rules_and_the_configuration() {
     tool("promtool", &["check", "config", &config]);
 }
 
+/// The alerts with two databases in one Prometheus, whatever the names of jobs.
+#[test]
+fn alerts_keep_databases_apart() {
+    if !has_tool("promtool", "--version") {
+        return;
+    }
+    let held = tempfile::tempdir().unwrap();
+    std::fs::write(held.path().join("alerts.yml"), page("prometheus/alerts.yml")).unwrap();
+    let test = held.path().join("alerts_test.yml");
+    std::fs::write(&test, include_str!("alerts_test.yml")).unwrap();
+    tool("promtool", &["test", "rules", &test.display().to_string()]);
+}
+
 /// Some of everything that a query asks for.
 async fn work(writer: &ScrapedDaemon, reader: &ScrapedDaemon) {
     let (mut write, mut read) = (writer.daemon.as_writer().await, reader.daemon.as_reader().await);

@@ -35,7 +35,7 @@ struct OpenPlace {
 
 /// The place of a connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct MonitorPlace {
     places: Arc<Places>,
     id: u64,
     open: Arc<OpenPlace>,
@@ -46,7 +46,7 @@ pub(super) struct Busy<'a>(&'a OpenPlace);
 
 impl Places {
     /// A place for a connection from an address; `None` if all have work.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<MonitorPlace> {
         let network = network_of(peer);
         let mut places = self.0.lock();
         let own = places.by_id.values().filter(|open| open.network == network).count();
@@ -63,7 +63,7 @@ impl Places {
             given_away: CancellationToken::new(),
         });
         places.by_id.insert(id, Arc::clone(&open));
-        Some(Place { places: Arc::clone(self), id, open })
+        Some(MonitorPlace { places: Arc::clone(self), id, open })
     }
 }
 
@@ -84,7 +84,7 @@ impl OpenPlaces {
     }
 }
 
-impl Place {
+impl MonitorPlace {
     /// A request comes, and is answered until the returned value is dropped.
     pub(super) fn work(&self) -> Busy<'_> {
         self.open.requests.fetch_add(1, Ordering::AcqRel);
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for MonitorPlace {
     fn drop(&mut self) {
         self.places.0.lock().by_id.remove(&self.id);
     }
@@ -113,18 +113,18 @@ impl Drop for Busy<'_> {
 mod tests {
     use super::*;
 
-    fn is_given_away(place: &Place) -> bool {
+    fn is_given_away(place: &MonitorPlace) -> bool {
         place.open.given_away.is_cancelled()
     }
 
-    fn enter(places: &Arc<Places>, last: u8) -> Option<Place> {
+    fn enter(places: &Arc<Places>, last: u8) -> Option<MonitorPlace> {
         places.enter(IpAddr::from([192, 0, 2, last]))
     }
 
     #[test]
     fn one_address_takes_places_only_from_itself() {
         let places = Arc::new(Places::default());
-        let others: Vec<Place> = (1..=8).map(|last| enter(&places, last).unwrap()).collect();
+        let others: Vec<MonitorPlace> = (1..=8).map(|last| enter(&places, last).unwrap()).collect();
         let mut own = Vec::new();
         for n in 0..100 {
             own.push(enter(&places, 200).unwrap());
@@ -141,8 +141,8 @@ mod tests {
     #[test]
     fn a_connection_with_work_keeps_its_place() {
         let places = Arc::new(Places::default());
-        let all: Vec<Place> = (1..=16).map(|last| enter(&places, last).unwrap()).collect();
-        let mut work: Vec<Busy<'_>> = all.iter().map(Place::work).collect();
+        let all: Vec<MonitorPlace> = (1..=16).map(|last| enter(&places, last).unwrap()).collect();
+        let mut work: Vec<Busy<'_>> = all.iter().map(MonitorPlace::work).collect();
         assert!(enter(&places, 100).is_none());
         drop(work.remove(5));
         let new = enter(&places, 100).unwrap();

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::limits;
 use crate::metrics::ExpositionFormat;
 use crate::service::log_throttle::LogThrottle;
-use crate::service::monitor::places::{Place, Places};
+use crate::service::monitor::places::{MonitorPlace, Places};
 use crate::service::monitor::state::{DaemonPhase, Monitor};
 
 /// The time in which the headers of a request must arrive, and in which a connection that is told to end must.
@@ -78,7 +78,7 @@ pub(super) async fn serve(listener: TcpListener, monitor: Monitor, shutdown: Can
 }
 
 impl ScrapeServer {
-    async fn serve_connection(&self, stream: TcpStream, place: &Place, shutdown: CancellationToken) {
+    async fn serve_connection(&self, stream: TcpStream, place: &MonitorPlace, shutdown: CancellationToken) {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(REQUEST)
