@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::calls::{compact, snapshot};
 use crate::harness::refusal::refused;
+use crate::harness::scrape::{Scrape, ScrapedDaemon, get};
 use crate::harness::small_disk::SmallDisk;
 use crate::harness::*;
 use driftdb::v1;
@@ -171,6 +172,32 @@ async fn without_a_reserve_the_writer_answers_status_and_waits_for_room() {
     wait_for(&daemon, "writable", |status| !status.tables.is_empty()).await;
     apply(&mut daemon.as_writer().await, row(written)).await.unwrap();
     assert_eq!(health(&daemon).await, ServingStatus::Serving);
+}
+
+/// A Service of Kubernetes leads to the writer that refuses writes, and the alert sees a full disk also while the writer waits for room.
+#[tokio::test]
+async fn probes_and_metrics_know_a_writer_on_a_full_disk() {
+    let Some(disk) = SmallDisk::mount(8 << 20) else { return };
+    let mut writer = ScrapedDaemon::start("driftdb-writer", &disk.data(), &["--segment-bytes", "65536"]);
+    let mut client = writer.daemon.as_writer().await;
+    create_table(&mut client, "t").await.unwrap();
+    wait_for_reserve(&writer.daemon).await;
+    disk.fill();
+    write_until_refused(&mut client, 0).await;
+    let full = |scrape: &Scrape| scrape.find("driftdb_disk_full", &[]) == Some(1.0);
+    writer.scrape_until("the full disk", full).await;
+    writer.scrape_until("not ready", |scrape| scrape.value("driftdb_ready", &[]) == 0.0).await;
+    let code = async |writer: &ScrapedDaemon, path: &str| get(&writer.metrics, path, "*/*").await.code;
+    let codes = (code(&writer, "/activez").await, code(&writer, "/readyz").await);
+    assert_eq!((codes, code(&writer, "/healthz").await), ((200, 503), 200));
+    // Without the reserve, the next one waits for room.
+    writer.daemon.kill();
+    disk.remove("RESERVE");
+    disk.fill();
+    let writer = ScrapedDaemon::start("driftdb-writer", &disk.data(), &["--segment-bytes", "65536"]);
+    let waits = |scrape: &Scrape| full(scrape) && scrape.value("driftdb_standby", &[]) == 1.0;
+    writer.scrape_until("the wait for room", waits).await;
+    assert_eq!((code(&writer, "/activez").await, code(&writer, "/healthz").await), (503, 200));
 }
 
 #[tokio::test]

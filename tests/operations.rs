@@ -1,13 +1,14 @@
 //! The files in docs/operations: what they ask of the daemons exists, and the layouts that they describe work.
 //!
 //! Neither systemd nor an engine for containers is needed: the tests read the files, and start the daemons as the files say. Tools
-//! that are installed check more: promtool, prometheus, systemd-analyze.
+//! that are installed check more: promtool, prometheus, systemd-analyze, Helm's engine.
 
 #![expect(
     clippy::disallowed_methods,
     reason = "these tests read the documentation, and write files for tools"
 )]
 
+mod chart;
 mod containers;
 mod queries;
 mod units;

@@ -319,17 +319,20 @@ impl DatabaseHandle {
     }
 
     /// The status of each writer, by address. A standby reports an error.
-    pub(crate) async fn writer_statuses(&mut self) -> Vec<(String, Result<v1::WriterServiceStatusResponse>)> {
-        let (client, names) = (&self.client, self.client.writers().map(str::to_owned).collect());
-        let ask = |index: usize| {
-            let client = client.clone();
-            async move { client.writer_at(index).await?.status(v1::WriterServiceStatusRequest {}).await }
-        };
-        ask_all("writer", names, ask).await
+    pub(crate) async fn writer_statuses(&mut self) -> Answers<v1::WriterServiceStatusResponse> {
+        statuses_of_writers(self.client.clone()).await
+    }
+
+    /// The status of each writer and of each reader, asked at the same time.
+    pub(crate) async fn all_statuses(
+        &mut self,
+    ) -> (Answers<v1::WriterServiceStatusResponse>, Answers<v1::ReaderServiceStatusResponse>) {
+        let writers = statuses_of_writers(self.client.clone());
+        tokio::join!(writers, self.reader_statuses())
     }
 
     /// The status of each reader, by address.
-    pub(crate) async fn reader_statuses(&mut self) -> Vec<(String, Result<v1::ReaderServiceStatusResponse>)> {
+    pub(crate) async fn reader_statuses(&mut self) -> Answers<v1::ReaderServiceStatusResponse> {
         let directory = self.directory().map(|directory| directory.display().to_string());
         if let Err(error) = self.stale_client().await {
             return vec![(directory.unwrap_or_default(), Err(error))];
@@ -354,6 +357,18 @@ impl DatabaseHandle {
             None => Ok(()),
         }
     }
+}
+
+/// What each daemon answers, by address.
+type Answers<T> = Vec<(String, Result<T>)>;
+
+async fn statuses_of_writers(client: Client) -> Answers<v1::WriterServiceStatusResponse> {
+    let names = client.writers().map(str::to_owned).collect();
+    let ask = |index: usize| {
+        let client = client.clone();
+        async move { client.writer_at(index).await?.status(v1::WriterServiceStatusRequest {}).await }
+    };
+    ask_all("writer", names, ask).await
 }
 
 /// Asks several daemons at the same time, so that one that does not respond does not delay the others.

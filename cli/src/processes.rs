@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(30);
 /// What the environment may say of daemons that is not meant for those of this program, which listen on loopback and are gone soon: their
 /// protection, and their configuration file.
-const FOREIGN_ENVIRONMENT: [&str; 8] = [
+const FOREIGN_ENVIRONMENT: [&str; 10] = [
     "DRIFTDB_CONFIG",
     "DRIFTDB_TLS_CERT",
     "DRIFTDB_TLS_KEY",
@@ -30,6 +30,8 @@ const FOREIGN_ENVIRONMENT: [&str; 8] = [
     "DRIFTDB_AUDIT_LOG",
     "DRIFTDB_AUDIT_CALLS",
     "DRIFTDB_INSECURE_LISTEN",
+    "DRIFTDB_METRICS",
+    "DRIFTDB_METRICS_INSECURE_LISTEN",
 ];
 /// How many bytes of a daemon's log are kept, to explain why it did not start.
 const LOG_BYTES: usize = 8 << 10;

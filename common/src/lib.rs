@@ -2,7 +2,7 @@
 //!
 //! Each layer imports only the layers before it: [`format`](mod@format), [`storage`], [`table`], [`bucket`],
 //! [`query`], [`service`].
-//! [`error`], [`limits`], [`planted`], [`memory`], [`work`] and [`metrics`] are below all of them.
+//! [`error`], [`limits`], [`planted`], [`vital`], [`memory`], [`work`] and [`metrics`] are below all of them.
 //!
 //! # Glossary
 //!
@@ -150,4 +150,5 @@ pub mod service;
 pub mod storage;
 pub mod table;
 pub mod trace;
+pub mod vital;
 pub mod work;

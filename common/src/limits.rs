@@ -235,8 +235,12 @@ pub const PATCH_BYTES: usize = 1 << 20;
 pub const METRIC_SERIES: usize = 2048;
 /// The number of spans that wait until the collector of traces takes them. Further ones are dropped.
 pub const TRACE_SPANS: usize = 2048;
-/// The number of connections to the port of the metrics. Further ones are closed.
+/// The number of connections to the port of the metrics. A further one takes the place of one that does nothing.
 pub const METRICS_CONNECTIONS: usize = 16;
+/// Those of one network.
+pub const METRICS_CONNECTIONS_OF_NETWORK: usize = 8;
+/// Scrapes that may be asked for together; the other connections are for probes.
+pub const METRICS_SCRAPES: usize = 4;
 /// The size of a request to that port, in bytes.
 pub const METRICS_REQUEST_BYTES: usize = 8 << 10;
 /// The time in which such a request must arrive, in seconds.

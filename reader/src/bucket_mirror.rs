@@ -16,6 +16,7 @@ use driftdb_common::metrics::catalog;
 use driftdb_common::metrics::samples::Samples;
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
+use driftdb_common::vital::VitalPart;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
@@ -164,6 +165,7 @@ impl BucketMirror {
         };
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("driftdb-mirror".to_owned()).spawn(move || {
+            let _vital = VitalPart::new("the thread that follows the bucket");
             work.run();
             // Nobody waits if the process is ending.
             let _ = end.send(());

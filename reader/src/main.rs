@@ -30,8 +30,7 @@ fn main() -> ExitCode {
         (&args.log, &args.metrics, &args.traces),
         async |shutdown| {
             let security = Security::open(&args.security, args.listen, &shutdown).await?;
-            let options = (&args.metrics, &args.security);
-            let monitor = daemon::monitor(DaemonKind::Reader, options, &security, &shutdown).await?;
+            let monitor = daemon::monitor(DaemonKind::Reader, &args.metrics, &security, &shutdown).await?;
             let served = serve(&args, (&security, &monitor), shutdown).await;
             security.close().await;
             served

@@ -62,7 +62,8 @@ impl MonitoredDaemon for MonitoredReader {
         }
     }
 
-    /// A reader that cannot read its files still serves what it has: only its locks say that it does not work.
+    /// A reader that cannot read its files still serves what it has: only its locks say that it does not work, and a thread that is
+    /// lost, which the monitor itself notices.
     fn check_alive(&self) -> Result<()> {
         match self.slot.current().subscriptions().is_free_within(PATIENCE) {
             true => Ok(()),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use driftdb_common::vital::VitalPart;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,7 @@ pub fn watch_readiness(
     let (sender, ready) = watch::channel(is_ready(&slot.current()));
     let interval = (max_lag / 4).clamp(MIN_INTERVAL, MAX_INTERVAL);
     tokio::spawn(async move {
+        let _vital = VitalPart::new("the task that reports whether the reader is ready");
         while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             let replica = slot.current();
             let staleness = replica.staleness();

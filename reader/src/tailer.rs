@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::vital::VitalPart;
 
 use crate::follower::Follower;
 use crate::fs_events::{EventWaker, FsEvents, WakeReason};
@@ -50,6 +51,7 @@ impl Drop for Tailer {
 }
 
 fn run(mut follower: Follower, mut events: FsEvents, interval: Duration) {
+    let _vital = VitalPart::new("the thread that follows the log");
     let mut reported: Option<Reason> = None;
     let mut checked_at = Instant::now();
     loop {

@@ -224,13 +224,15 @@ fn the_files_agree_with_each_other() {
     }
     let chart = ["writer.yaml", "reader.yaml"].map(|name| page(&format!("helm/driftdb/templates/{name}")));
     for text in &chart {
-        for needed in ["path: /healthz, port: metrics", "path: /readyz, port: metrics", "startupProbe"] {
+        for needed in ["path: /healthz, port: metrics", "startupProbe"] {
             assert!(text.contains(needed), "{needed}");
         }
         assert_eq!(text.matches("{{").count(), text.matches("}}").count());
     }
     assert!(chart[0].contains("kind: StatefulSet") && chart[0].contains("--standby"));
     assert!(chart[0].contains("type: OnDelete") && chart[0].contains("podManagementPolicy: Parallel"));
+    assert!(chart[0].contains("path: /activez, port: metrics"));
+    assert!(chart[1].contains("path: /readyz, port: metrics"));
     assert!(chart[1].contains("kind: Deployment") && chart[1].contains("readOnly: true"));
     assert!(page("helm/driftdb/templates/_helpers.tpl").contains("runAsUser: 65532"));
     let scraped = page("prometheus/prometheus.yml");

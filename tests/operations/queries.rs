@@ -139,7 +139,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
     for (place, query) in dashboard().into_iter().chain(alerts) {
         let metrics = metrics_of(&query);
         assert!(!metrics.is_empty(), "{place}: {query}");
-        let mut labels = vec!["instance", "job", "le"];
+        let mut labels = vec!["database", "instance", "job", "le"];
         for name in metrics.iter().filter(|name| *name != "up") {
             let metric = catalog::find(name).or_else(|| {
                 let family =
@@ -186,6 +186,19 @@ fn promtool_accepts_the_rules_and_the_configuration() {
     tool("promtool", &["check", "rules", "--lint-fatal", &rules]);
     let config = directory().join("prometheus/prometheus.yml").display().to_string();
     tool("promtool", &["check", "config", &config]);
+}
+
+/// The alerts with two databases in one Prometheus, whatever the names of jobs.
+#[test]
+fn alerts_keep_databases_apart() {
+    if !has_tool("promtool", "--version") {
+        return;
+    }
+    let held = tempfile::tempdir().unwrap();
+    std::fs::write(held.path().join("alerts.yml"), page("prometheus/alerts.yml")).unwrap();
+    let test = held.path().join("alerts_test.yml");
+    std::fs::write(&test, include_str!("alerts_test.yml")).unwrap();
+    tool("promtool", &["test", "rules", &test.display().to_string()]);
 }
 
 /// Some of everything that a query asks for.

@@ -8,9 +8,9 @@ use super::modules;
 /// No source file has more lines.
 pub const LINES_MAX: usize = 600;
 /// The layers of `common`. Each may use only itself and those before it.
-const LAYERS: [&str; 13] = [
-    "error", "limits", "planted", "memory", "trace", "work", "metrics", "format", "storage", "table",
-    "bucket", "query", "service",
+const LAYERS: [&str; 14] = [
+    "error", "limits", "planted", "vital", "memory", "trace", "work", "metrics", "format", "storage",
+    "table", "bucket", "query", "service",
 ];
 
 /// A layer uses no layer after it.

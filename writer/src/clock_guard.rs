@@ -18,6 +18,7 @@ use driftdb_common::storage::wal::appender::Log;
 use driftdb_common::table::format_time;
 use driftdb_common::table::operation::CommitOptions;
 use driftdb_common::table::table_files::TableFiles;
+use driftdb_common::vital::VitalPart;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -201,6 +202,7 @@ impl ClockGuard {
 
     /// Compares and records the time until `shutdown` is cancelled, because a writer can be without commits for long.
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let _vital = VitalPart::new("the clock guard");
         let age_ms = self.limit_ms.map_or(RECORD_INTERVAL_MS, |limit| RECORD_INTERVAL_MS.min(limit / 4));
         // What was found when the database was opened is logged.
         let mut was_steady = self.read().check().is_ok();

@@ -29,8 +29,7 @@ fn main() -> ExitCode {
         (&args.log, &args.metrics, &args.traces),
         async |shutdown| {
             let security = Security::open(&args.security, args.listen, &shutdown).await?;
-            let options = (&args.metrics, &args.security);
-            let monitor = daemon::monitor(DaemonKind::Writer, options, &security, &shutdown).await?;
+            let monitor = daemon::monitor(DaemonKind::Writer, &args.metrics, &security, &shutdown).await?;
             let served = serve(&args, (&security, &monitor), shutdown).await;
             security.close().await;
             served

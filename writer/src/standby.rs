@@ -14,8 +14,11 @@ use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::memory::MemoryBudget;
+use driftdb_common::metrics::catalog;
+use driftdb_common::metrics::samples::Samples;
 use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::convert;
+use driftdb_common::service::monitor::MonitoredDaemon;
 use driftdb_common::service::server::{self, Listener, ServerResources, ServiceFuture};
 use driftdb_common::service::status;
 use driftdb_common::storage::disk_space::{DiskReport, DiskSpace, FullDisk};
@@ -90,6 +93,24 @@ struct Obstacle {
     status: Option<Box<v1::WriterServiceStatusResponse>>,
 }
 
+/// What the metrics show of a writer that waits: the disk, if it is too full to open the database. For the alert.
+struct WaitingMetrics(Arc<Mutex<Obstacle>>);
+
+impl MonitoredDaemon for WaitingMetrics {
+    fn sample(&self, samples: &mut Samples) {
+        let obstacle = self.0.lock();
+        if let Some(disk) = obstacle.status.as_ref().and_then(|status| status.disk.as_ref()) {
+            samples.set(&catalog::DISK_FREE, disk.free_bytes);
+            samples.set(&catalog::DISK_FULL, obstacle.cause.reason() == Reason::DiskFull);
+            samples.set(&catalog::RESERVE_BYTES, disk.reserve_bytes);
+        }
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 impl WaitingWriter {
     fn new(config: WriterConfig, cause: Error, is_standby: bool) -> WaitingWriter {
         let obstacle = Arc::new(Mutex::new(Obstacle { cause, status: None }));
@@ -102,6 +123,7 @@ impl WaitingWriter {
             true => "another writer holds the database",
             false => "the disk is too full to open the database",
         });
+        listener.monitor().watch_waiting(Arc::new(WaitingMetrics(Arc::clone(&self.obstacle))));
         let (waiting_listener, writer_listener) = listener.split()?;
         let (over, gone) = (shutdown.child_token(), waiting_listener.gone());
         let service = ObstacleService(Arc::clone(&self.obstacle));

@@ -23,6 +23,7 @@ use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::sound_layers::damaged_layer_file;
 use driftdb_common::table::table_files::TableFiles;
+use driftdb_common::vital::VitalPart;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,7 @@ use crate::admission::Admission;
 use crate::admission::rebuild::AdmissionRebuild;
 use crate::clock_guard::ClockGuard;
 use crate::commit::{self, CommitHandles};
-use crate::config::WriterConfig;
+use crate::config::{SnapshotTriggers, WriterConfig};
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::monitored::MonitoredWriter;
@@ -192,7 +193,7 @@ impl WriterDaemon {
             bucket,
         };
         let resources = ServerResources { memory: Arc::clone(&rpc.memory), limits: config.client_limits };
-        let served = serve_rpc(rpc, listener, resources, space, &stopping).await;
+        let served = serve_rpc(rpc, listener, resources, (space, config.snapshots), &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
         // files.
         stopping.cancel();
@@ -260,10 +261,10 @@ async fn serve_rpc(
     rpc: WriterRpc,
     listener: Listener,
     resources: ServerResources,
-    space: Arc<DiskSpace>,
+    (space, triggers): (Arc<DiskSpace>, SnapshotTriggers),
     stopping: &CancellationToken,
 ) -> Result<()> {
-    let (steady, monitored) = (rpc.clock.steadiness(), Arc::new(MonitoredWriter::of(&rpc)));
+    let (steady, monitored) = (rpc.clock.steadiness(), Arc::new(MonitoredWriter::of(&rpc, triggers)));
     let service = WriterServiceServer::new(rpc)
         .max_decoding_message_size(limits::REQUEST_BYTES)
         .max_encoding_message_size(limits::REQUEST_BYTES);
@@ -277,6 +278,7 @@ async fn serve_rpc(
 fn watch_disk(space: Arc<DiskSpace>, stopping: CancellationToken) -> watch::Receiver<bool> {
     let (ready, receiver) = watch::channel(!space.is_full());
     tokio::spawn(async move {
+        let _vital = VitalPart::new("the task that looks at the room on the disk");
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,

@@ -8,8 +8,8 @@ pub(super) const EXPORT_EXAMPLES: &str = "\
 The format is that of -o, or of FILE's ending: .csv or .jsonl, also with .gz or .zst, which compresses, or .parquet. All rows are of
 one point in time. An existing FILE is not overwritten. Until FILE is whole, it is FILE.partial.
 
-CSV: a column for each field, in the order in which the rows have them; export reads the rows twice to know the columns, unless
---columns names them. An object or a list is one cell of JSON. `ingest` takes the file back: numbers, text and truth values
+CSV: a column for each field, in the order in which the rows have them; export reads the rows twice: to know the columns
+and their types, also of those that --columns names. An object or a list is one cell of JSON. `ingest` takes the file back: numbers, text and truth values
 become what they were, with the options that export prints where they are needed. What CSV cannot tell apart is an error, and
 -o jsonl keeps everything.
 

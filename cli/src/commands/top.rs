@@ -32,8 +32,7 @@ pub(crate) async fn run(
 
 /// One look at all daemons, at the same time.
 async fn look(database: &mut DatabaseHandle) -> Vec<DaemonFigures> {
-    let writers = database.writer_statuses().await;
-    let readers = database.reader_statuses().await;
+    let (writers, readers) = database.all_statuses().await;
     let writers = writers.into_iter().map(|(url, found)| DaemonFigures::of_writer(url, found));
     writers.chain(readers.into_iter().map(|(url, found)| DaemonFigures::of_reader(url, found))).collect()
 }

@@ -26,6 +26,7 @@ use crate::storage::fs::FileSystem;
 use crate::storage::head::Head;
 use crate::storage::layout::DataDir;
 use crate::storage::wal::publish_gate::PublishGate;
+use crate::vital::VitalPart;
 
 /// How long the creation of one chunk is tried before the failure is reported; then it is tried again.
 const TRY_FOR: Duration = Duration::from_secs(1);
@@ -107,9 +108,16 @@ impl BucketLink {
         Ok(())
     }
 
-    fn spawn(self: &Arc<Self>, name: &str, run: impl FnOnce(&BucketLink) + Send + 'static) -> Result<()> {
+    fn spawn(
+        self: &Arc<Self>,
+        name: &'static str,
+        run: impl FnOnce(&BucketLink) + Send + 'static,
+    ) -> Result<()> {
         let link = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&link));
+        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _vital = VitalPart::new(name);
+            run(&link);
+        });
         let thread = spawned.map_err(|e| Error::io(format_args!("cannot start the thread {name}"), &e))?;
         self.threads.lock().push(thread);
         Ok(())

@@ -266,7 +266,7 @@ pub const DATA_BYTES: MetricSpec = MetricSpec::gauge(
 /// The age of snapshots.
 pub const SNAPSHOT_AGE: MetricSpec = MetricSpec::gauge(
     "driftdb_snapshot_age_seconds",
-    "The longest time that a table with commits after its snapshot has had no new one; counted from the writer's start if it has taken none since. 0 if snapshots contain everything",
+    "The longest time that a table that is due for a snapshot (--snapshot-events, --snapshot-bytes) has had no new one; counted from the writer's start if it has taken none since. 0 if no table is due",
 )
 .in_seconds()
 .of_writer();

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::metrics;
 use crate::metrics::catalog::DaemonKind;
 use crate::service::monitor::{self, Monitor};
-use crate::service::options::{LogArgs, MetricsArgs, SecurityArgs, TraceArgs};
+use crate::service::options::{LogArgs, MetricsArgs, TraceArgs};
 use crate::service::server::{DRAIN, Listener, Security, check_metrics_address, descriptors};
 use crate::service::telemetry;
 use crate::trace::{self, TraceExport, TraceOptions};
@@ -134,12 +134,12 @@ fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
 /// Starts the monitor of a daemon, which also reads the files of TLS and the auth file again on SIGHUP.
 pub async fn monitor(
     kind: DaemonKind,
-    (metrics, options): (&MetricsArgs, &SecurityArgs),
+    metrics: &MetricsArgs,
     security: &Arc<Security>,
     shutdown: &CancellationToken,
 ) -> Result<Monitor> {
     if let Some(address) = metrics.metrics
-        && let Some(warning) = check_metrics_address(address, options.insecure_listen)?
+        && let Some(warning) = check_metrics_address(address, metrics.metrics_insecure_listen)?
     {
         tracing::warn!("{warning}");
     }

@@ -14,6 +14,7 @@ use crate::metrics::catalog::DaemonKind;
 use crate::service::options::MetricsArgs;
 
 mod notify;
+mod places;
 mod process;
 mod scrape;
 mod state;
@@ -63,12 +64,18 @@ fn reload_on_hangup(
     let (monitor, reload) = (monitor.clone(), Arc::new(reload));
     tokio::spawn(async move {
         while let Some(Some(())) = shutdown.run_until_cancelled(hangup.recv()).await {
-            monitor.notify("RELOADING=1\nSTATUS=reading files again");
+            // A supervisor that still waits for the start would take the end of the reload for it.
+            let is_started = monitor.is_started();
+            if is_started {
+                monitor.notify("RELOADING=1\nSTATUS=reading files again");
+            }
             let reload = Arc::clone(&reload);
             if let Err(error) = tokio::task::spawn_blocking(move || reload()).await {
                 tracing::error!(%error, "reading files again failed");
             }
-            monitor.notify_ready();
+            if is_started {
+                monitor.notify_ready();
+            }
         }
     });
     Ok(())

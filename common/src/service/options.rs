@@ -63,10 +63,16 @@ pub struct MetricsArgs {
     /// Address on which to serve /metrics, /healthz and /readyz over HTTP [default: none]
     ///
     /// For Prometheus and for probes: docs/metrics.md lists the metrics. The port has neither TLS nor authentication, and shows no
-    /// names and no data of clients. An address that others than this machine can reach needs --insecure-listen. Port 0 picks a
-    /// free port, which the log shows.
+    /// names and no data of clients. An address that others than this machine can reach needs --metrics-insecure-listen. Port 0
+    /// picks a free port, which the log shows.
     #[arg(long, env = "DRIFTDB_METRICS", value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
+    /// Serve metrics on any address, although their port has neither TLS nor authentication
+    ///
+    /// Whoever reaches it sees how the daemon is used. For networks that only you can reach. It permits nothing for the port of
+    /// gRPC: --insecure-listen does that.
+    #[arg(long, env = "DRIFTDB_METRICS_INSECURE_LISTEN", value_parser = FalseyValueParser::new())]
+    pub metrics_insecure_listen: bool,
 }
 
 /// The options for traces.

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use crate::error::{Error, Reason, Result};
 use crate::limits;
 use crate::storage::fs;
+use crate::vital::VitalPart;
 
 /// How often the files are read. A change is in use after two to three intervals.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -106,6 +107,7 @@ impl<T: Send + Sync + 'static> ReloadedFiles<T> {
     pub fn follow(self: &Arc<Self>, shutdown: CancellationToken) {
         let files = Arc::clone(self);
         tokio::spawn(async move {
+            let _vital = VitalPart::new("the task that reads files again");
             while shutdown.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
                 let checked = Arc::clone(&files);
                 if let Err(error) = tokio::task::spawn_blocking(move || checked.check(false)).await {

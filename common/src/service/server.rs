@@ -43,7 +43,7 @@ mod tls;
 
 pub use activity::ServerActivity;
 pub use call_memory::CallMemory;
-pub use clients::WatchPlace;
+pub use clients::{WatchPlace, network_of};
 pub use connection::STREAM_WINDOW;
 pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};

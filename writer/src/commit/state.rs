@@ -21,6 +21,7 @@ use crate::admission::{Admission, CommitReceipt};
 use crate::clock_guard::ClockGuard;
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::commit::gathering::Gathering;
+use crate::config::SnapshotTriggers;
 use crate::errors::shutting_down;
 use crate::tasks::TaskPool;
 
@@ -71,6 +72,13 @@ pub(crate) struct LogTail {
     pub(crate) row_bytes: u64,
     /// Since when there is any, counted from the newest snapshot, or from the writer's start.
     pub(crate) since: Option<Instant>,
+}
+
+impl LogTail {
+    /// Whether the table has reached a trigger of its own for a snapshot.
+    pub(crate) fn is_due(&self, triggers: &SnapshotTriggers) -> bool {
+        self.events >= triggers.events || self.bytes >= triggers.bytes
+    }
 }
 
 /// The commit state.

@@ -14,6 +14,7 @@ use driftdb_common::table::table_counts::TableCounts;
 
 use crate::admission::table::AdmittedTable;
 use crate::commit::state::{CommitShared, LogTail};
+use crate::config::SnapshotTriggers;
 
 /// A table that is not dropped.
 #[derive(Debug, Clone)]
@@ -73,12 +74,25 @@ impl CommitStatus {
         self.0.space.report()
     }
 
-    /// Reads the metrics of commits and of the tables' files. Holds the lock for a moment, whatever the number of tables.
-    pub(crate) fn sample(&self, samples: &mut Samples) {
+    /// Reads the metrics of commits and of the tables' files. Holds the lock for a moment, whatever the number of tables. If the lock
+    /// is not free for `patience`, what it guards is left out: a scrape of a writer that hangs must still come.
+    /// Returns the last durable commit.
+    pub(crate) fn sample(
+        &self,
+        patience: Duration,
+        triggers: &SnapshotTriggers,
+        samples: &mut Samples,
+    ) -> Option<u64> {
+        let disk = self.disk();
+        samples.set(&catalog::DISK_FREE, disk.free_bytes);
+        samples.set(&catalog::DISK_FULL, disk.full.is_some());
+        samples.set(&catalog::RESERVE_BYTES, disk.reserve_bytes);
+        samples.set(&catalog::TAIL_LIMIT, self.0.tail_limit);
+        let state = self.0.state.try_lock_for(patience)?;
         let mut files = TableStorage::default();
         let (mut tables, mut since) = (0_u64, None::<Instant>);
-        {
-            let state = self.0.state.lock();
+        let durable = {
+            let state = state;
             samples.set(&catalog::PUBLISHED_SEQ, state.durable.seq);
             samples.set(&catalog::PUBLISHED_TIMESTAMP, Duration::from_millis(state.durable.time_ms));
             samples.set(&catalog::QUEUE_BYTES, state.open_group_bytes());
@@ -92,22 +106,20 @@ impl CommitStatus {
                 files.snapshots += of_table.snapshots;
                 files.bytes_on_disk += of_table.bytes_on_disk;
                 files.floor = files.floor.max(of_table.floor);
+                let due = state.tails.get(&table.id()).filter(|tail| tail.is_due(triggers));
+                if let Some(tail) = due.and_then(|tail| tail.since) {
+                    since = Some(since.map_or(tail, |oldest| oldest.min(tail)));
+                }
             }
-            for tail in state.tails.values().filter_map(|tail| tail.since) {
-                since = Some(since.map_or(tail, |oldest| oldest.min(tail)));
-            }
-        }
-        samples.set(&catalog::TAIL_LIMIT, self.0.tail_limit);
+            state.durable.seq
+        };
         samples.set(&catalog::TABLES, tables);
         samples.set(&catalog::SEGMENTS, files.segments);
         samples.set(&catalog::SNAPSHOT_FILES, files.snapshots);
         samples.set(&catalog::DATA_BYTES, files.bytes_on_disk);
         samples.set(&catalog::FLOOR_SEQ, files.floor);
         samples.set(&catalog::SNAPSHOT_AGE, since.map_or(Duration::ZERO, |since| since.elapsed()));
-        let disk = self.disk();
-        samples.set(&catalog::DISK_FREE, disk.free_bytes);
-        samples.set(&catalog::DISK_FULL, disk.full.is_some());
-        samples.set(&catalog::RESERVE_BYTES, disk.reserve_bytes);
+        Some(durable)
     }
 
     /// Fails if nobody can commit any more: a request or the committer has held the lock for `patience`, or the writer has stopped. A

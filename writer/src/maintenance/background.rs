@@ -173,7 +173,7 @@ impl BackgroundMaintenance {
     /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if
     /// all tables together have.
     fn due_table(&self) -> Option<u64> {
-        let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
+        let SnapshotTriggers { events, memory, .. } = self.context.triggers;
         let mut tails = self.context.commits.status.tails();
         tails.retain(|(id, _)| !self.is_paused(*id));
         let longest = tails.iter().max_by_key(|(_, tail)| (tail.events.saturating_mul(1000), tail.bytes))?;
@@ -183,8 +183,7 @@ impl BackgroundMaintenance {
             row_bytes: sum.row_bytes + tail.row_bytes,
             since: None,
         });
-        let is_over = |tail: &LogTail| tail.events >= events || tail.bytes >= bytes;
-        let due = tails.iter().find(|(_, tail)| is_over(tail)).map(|(id, _)| *id);
+        let due = tails.iter().find(|(_, tail)| tail.is_due(&self.context.triggers)).map(|(id, _)| *id);
         let is_too_much = all.bytes > memory || all.events > events.saturating_mul(2);
         if due.is_none() && all.row_bytes > memory {
             // Small patches have read large rows.

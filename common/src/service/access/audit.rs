@@ -25,6 +25,7 @@ use crate::service::access::audit_options::{AuditOptions, AuditTarget, AuditedCa
 use crate::service::access::audit_queue::{AuditCounts, AuditQueue};
 use crate::service::clock::now_ms;
 use crate::service::status::clip;
+use crate::vital::VitalPart;
 
 /// The longest text in a line, in bytes. Clients choose some of them.
 const TEXT_BYTES: usize = 256;
@@ -193,7 +194,10 @@ impl AuditLog {
             Arc::clone(&queue),
             LeftOutCounts { daemon: daemon.to_owned(), refusals: Arc::clone(&refusals) },
         );
-        let write = move || written.write_all(sink, counts);
+        let write = move || {
+            let _vital = VitalPart::new("the audit log's thread");
+            written.write_all(sink, counts);
+        };
         let thread = std::thread::Builder::new().name("driftdb-audit".to_owned()).spawn(write);
         thread.map_err(|e| Error::io("cannot start the audit log's thread", &e))?;
         Ok(AuditLog(Some(Arc::new(OpenAuditLog { daemon: daemon.to_owned(), queue, refusals, calls }))))

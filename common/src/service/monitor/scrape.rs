@@ -1,8 +1,9 @@
-//! The HTTP server of the monitor, on a port of its own: `/metrics`, `/healthz` and `/readyz`.
+//! The HTTP server of the monitor, on a port of its own: `/metrics`, and for probes `/healthz`, `/readyz` and `/activez`.
 //!
 //! It is not the gRPC server: a scrape must work while that one is full, and must not take from what clients have. Its own bounds
-//! are small: few connections, short headers, short times. It has neither TLS nor authentication, so it listens on loopback unless
-//! the operator says otherwise.
+//! are small: few connections (`places`), short headers, short times. It has neither TLS nor authentication, so it listens on loopback
+//! unless the operator says otherwise. Probes decide whether the daemon lives on, so scrapes never take the last places, and a scrape
+//! that hangs delays no probe.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -22,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::limits;
 use crate::metrics::ExpositionFormat;
 use crate::service::log_throttle::LogThrottle;
-use crate::service::monitor::state::Monitor;
+use crate::service::monitor::places::{MonitorPlace, Places};
+use crate::service::monitor::state::{DaemonPhase, Monitor};
 
 /// The time in which the headers of a request must arrive, and in which a connection that is told to end must.
 const REQUEST: Duration = Duration::from_secs(limits::METRICS_REQUEST_SECS);
@@ -39,25 +41,31 @@ const TEXT: &str = "text/plain; charset=utf-8";
 #[derive(Clone)]
 struct ScrapeServer {
     monitor: Monitor,
-    /// One scrape or check at a time: further ones wait.
-    turn: Arc<Semaphore>,
+    /// The scrapes that may be asked for together, so that others have places, too.
+    scrapes: Arc<Semaphore>,
+    /// One scrape at a time: further ones wait.
+    scrape_turn: Arc<Semaphore>,
+    /// One check at a time. It does not wait for a scrape, which may wait for the lock that the check is about.
+    check_turn: Arc<Semaphore>,
 }
 
 /// Serves until `shutdown` is cancelled.
 pub(super) async fn serve(listener: TcpListener, monitor: Monitor, shutdown: CancellationToken) {
-    let server = ScrapeServer { monitor, turn: Arc::new(Semaphore::new(1)) };
-    let places = Arc::new(Semaphore::new(limits::METRICS_CONNECTIONS));
+    let server = ScrapeServer {
+        monitor,
+        scrapes: Arc::new(Semaphore::new(limits::METRICS_SCRAPES)),
+        scrape_turn: Arc::new(Semaphore::new(1)),
+        check_turn: Arc::new(Semaphore::new(1)),
+    };
+    let places = Arc::new(Places::default());
     let failures = LogThrottle::new();
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => {
-                // A connection over the limit is closed: a scraper tries again.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            Ok((stream, peer)) => {
+                // If no connection gives way, this one is closed: a scraper tries again.
+                let Some(place) = places.enter(peer.ip()) else { continue };
                 let (server, shutdown) = (server.clone(), shutdown.clone());
-                tokio::spawn(async move {
-                    server.serve_connection(stream, shutdown).await;
-                    drop(place);
-                });
+                tokio::spawn(async move { server.serve_connection(stream, &place, shutdown).await });
             }
             Err(error) => {
                 if let Some(left_out) = failures.pass() {
@@ -70,13 +78,16 @@ pub(super) async fn serve(listener: TcpListener, monitor: Monitor, shutdown: Can
 }
 
 impl ScrapeServer {
-    async fn serve_connection(&self, stream: TcpStream, shutdown: CancellationToken) {
+    async fn serve_connection(&self, stream: TcpStream, place: &MonitorPlace, shutdown: CancellationToken) {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(REQUEST)
             .max_buf_size(limits::METRICS_REQUEST_BYTES)
             .max_headers(HEADERS);
-        let service = service_fn(|request| self.answer(request));
+        let service = service_fn(async |request| {
+            let _busy = place.work();
+            self.answer(request).await
+        });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = connection.as_mut() => {
@@ -85,6 +96,7 @@ impl ScrapeServer {
                 }
                 return;
             }
+            () = place.given_away() => return,
             () = sleep(AGE) => {}
             () = shutdown.cancelled() => {}
         }
@@ -94,9 +106,9 @@ impl ScrapeServer {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<String>, Infallible> {
-        let is_known = ["/metrics", "/healthz", "/readyz"].contains(&request.uri().path());
+        let is_known = ["/metrics", "/healthz", "/readyz", "/activez"].contains(&request.uri().path());
         if !is_known {
-            let text = "not found: this port has /metrics, /healthz and /readyz\n";
+            let text = "not found: this port has /metrics, /healthz, /readyz and /activez\n";
             return Ok(response(StatusCode::NOT_FOUND, TEXT, text.to_owned()));
         }
         if ![Method::GET, Method::HEAD].contains(request.method()) {
@@ -105,21 +117,23 @@ impl ScrapeServer {
         }
         let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
         Ok(match request.uri().path() {
-            "/readyz" => self.readiness(),
+            "/readyz" => self.phase_as(DaemonPhase::is_ready),
+            "/activez" => self.phase_as(DaemonPhase::is_active),
             "/healthz" => self.health().await,
             _ => self.scrape(ExpositionFormat::accepted(accept)).await,
         })
     }
 
-    fn readiness(&self) -> Response<String> {
+    /// 200 if the phase is a good one.
+    fn phase_as(&self, is_good: impl Fn(&DaemonPhase) -> bool) -> Response<String> {
         let phase = self.monitor.phase();
-        let code = if phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let code = if is_good(&phase) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         response(code, TEXT, format!("{phase}\n"))
     }
 
     async fn health(&self) -> Response<String> {
         let monitor = self.monitor.clone();
-        match self.run(move || monitor.check_alive()).await {
+        match run(&self.check_turn, move || monitor.check_alive()).await {
             Some(Ok(())) => response(StatusCode::OK, TEXT, "alive\n".to_owned()),
             Some(Err(error)) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
             None => failed(),
@@ -127,19 +141,30 @@ impl ScrapeServer {
     }
 
     async fn scrape(&self, format: ExpositionFormat) -> Response<String> {
+        let Ok(_scrape) = self.scrapes.try_acquire() else {
+            let text = "too many scrapes at the same time: try again later\n".to_owned();
+            return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
+        };
         let monitor = self.monitor.clone();
-        match self.run(move || monitor.scrape(format)).await {
+        match run(&self.scrape_turn, move || monitor.scrape(format)).await {
             Some(text) => response(StatusCode::OK, format.content_type(), text),
             None => failed(),
         }
     }
+}
 
-    /// Runs what may block, when it is its turn.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let _turn = self.turn.acquire().await.ok()?;
-        let done = tokio::task::spawn_blocking(work).await;
-        done.inspect_err(|error| tracing::error!(%error, "a scrape failed")).ok()
-    }
+/// Runs what may block, when it is its turn. The turn lasts until the work ends, also if nobody waits for it any more.
+async fn run<T: Send + 'static>(
+    turn: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let turn = Arc::clone(turn).acquire_owned().await.ok()?;
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    done.await.inspect_err(|error| tracing::error!(%error, "a scrape failed")).ok()
 }
 
 fn failed() -> Response<String> {

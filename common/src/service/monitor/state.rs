@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use crate::metrics::samples::Samples;
 use crate::metrics::{self, ExpositionFormat};
 use crate::service::monitor::notify::Notifier;
 use crate::service::monitor::process;
+use crate::vital;
 
 /// A daemon that is open, as its monitor sees it.
 pub trait MonitoredDaemon: Send + Sync {
@@ -39,6 +41,8 @@ struct MonitorState {
     phase: Mutex<DaemonPhase>,
     daemon: Mutex<Option<Arc<dyn MonitoredDaemon>>>,
     server: Mutex<Option<Sampler>>,
+    /// Whether the supervisor knows that the daemon is started.
+    is_started: AtomicBool,
 }
 
 /// What a daemon does.
@@ -59,6 +63,11 @@ impl DaemonPhase {
     /// Whether health reports SERVING for the daemon's service.
     pub(super) fn is_ready(&self) -> bool {
         matches!(self, DaemonPhase::Serving(ready) if *ready.borrow())
+    }
+
+    /// Whether the daemon serves its database, ready or not: of several writers, the one that calls must reach.
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self, DaemonPhase::Serving(_))
     }
 }
 
@@ -97,6 +106,11 @@ impl Monitor {
         self.notify_status();
     }
 
+    /// What shows the metrics and whether the daemon is alive while it waits, until it serves.
+    pub fn watch_waiting(&self, waiting: Arc<dyn MonitoredDaemon>) {
+        *self.0.daemon.lock() = Some(waiting);
+    }
+
     /// The daemon serves from now on. `ready` is what health reports.
     pub fn serve(&self, daemon: Arc<dyn MonitoredDaemon>, ready: watch::Receiver<bool>) {
         *self.0.daemon.lock() = Some(daemon);
@@ -116,7 +130,13 @@ impl Monitor {
     /// The daemon accepts connections from now on. `sampler` reads the metrics of them.
     pub fn listen(&self, sampler: impl Fn(&mut Samples) + Send + Sync + 'static) {
         *self.0.server.lock() = Some(Box::new(sampler));
+        self.0.is_started.store(true, Ordering::Release);
         self.notify_ready();
+    }
+
+    /// Whether the supervisor has been told that the daemon is started. Before that, a reload must not tell it so.
+    pub(super) fn is_started(&self) -> bool {
+        self.0.is_started.load(Ordering::Acquire)
     }
 
     /// The daemon ends.
@@ -137,7 +157,7 @@ impl Monitor {
         }
     }
 
-    /// Notifies it that the daemon is started, also if it waits.
+    /// Notifies it that the daemon is started, also if it waits. For a daemon that listens.
     pub(super) fn notify_ready(&self) {
         let phase = self.phase();
         if !matches!(phase, DaemonPhase::Stopping) {
@@ -152,6 +172,7 @@ impl Monitor {
 
     /// Fails if the open daemon does not work any more. Blocks for a bounded time.
     pub(super) fn check_alive(&self) -> Result<()> {
+        vital::check()?;
         let daemon = self.0.daemon.lock().clone();
         daemon.map_or(Ok(()), |daemon| daemon.check_alive())
     }

@@ -131,13 +131,13 @@ pub fn check_metrics_address(address: SocketAddr, is_insecure_allowed: bool) -> 
     }
     if is_insecure_allowed {
         let warning = format!(
-            "serving metrics on {address} (--insecure-listen): everyone who reaches the address sees how this daemon is used"
+            "serving metrics on {address} (--metrics-insecure-listen): everyone who reaches the address sees how this daemon is used"
         );
         return Ok(Some(warning));
     }
     let message = format!(
         "cannot serve metrics on {address}: the port has neither TLS nor authentication, and others than this machine could reach it; use \
-         127.0.0.1, or use --insecure-listen if only you can reach that network"
+         127.0.0.1, or use --metrics-insecure-listen if only you can reach that network"
     );
     Err(Error::new(Reason::ArgumentInvalid, message))
 }

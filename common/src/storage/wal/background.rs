@@ -15,6 +15,7 @@ use crate::storage::fs::File;
 use crate::storage::head_file::HeadSyncer;
 use crate::storage::wal::next_segment::{CreateSegment, NextSegment};
 use crate::storage::wal::segment::Preallocation;
+use crate::vital::VitalPart;
 
 /// How often HEAD is synced while commits are published.
 const HEAD_SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -62,9 +63,12 @@ struct Worker<T> {
 }
 
 impl<T: Send + 'static> Worker<T> {
-    fn spawn(name: &str, run: impl FnOnce(Receiver<T>) + Send + 'static) -> io::Result<Worker<T>> {
+    fn spawn(name: &'static str, run: impl FnOnce(Receiver<T>) + Send + 'static) -> io::Result<Worker<T>> {
         let (sender, receiver) = mpsc::channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(receiver))?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _vital = VitalPart::new(name);
+            run(receiver);
+        })?;
         Ok(Worker { queue: Some(sender), thread: Some(thread) })
     }
 }

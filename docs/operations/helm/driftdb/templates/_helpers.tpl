@@ -17,12 +17,16 @@ app.kubernetes.io/name: driftdb
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* What both daemons have in their environment. The metrics have no TLS: the option is for their port. */}}
+{{/* What both daemons have in their environment. The port of the metrics has no TLS: a NetworkPolicy says who reaches it. */}}
 {{- define "driftdb.env" -}}
 - name: DRIFTDB_DATA
   value: /data
+- name: DRIFTDB_METRICS_INSECURE_LISTEN
+  value: "true"
+{{- if .Values.insecure }}
 - name: DRIFTDB_INSECURE_LISTEN
   value: "true"
+{{- end }}
 - name: DRIFTDB_LOG_FORMAT
   value: json
 {{- if .Values.tls.secretName }}
