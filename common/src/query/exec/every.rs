@@ -306,8 +306,9 @@ fn first_at(moments: &[Moment], seq: u64) -> usize {
     if let (Some(first), Some(last)) = (moments.first(), moments.last())
         && (first.seq..last.seq).contains(&seq)
     {
-        let part = (seq - first.seq) as f64 / (last.seq - first.seq) as f64;
-        let guess = (part * (moments.len() - 1) as f64).ceil() as usize;
+        let steps = u128::from(seq - first.seq) * (moments.len() as u128 - 1);
+        let guess = steps.div_ceil(u128::from(last.seq - first.seq));
+        let guess = usize::try_from(guess).unwrap_or(moments.len());
         let is_before = |at: usize| moments.get(at).is_some_and(|moment| moment.seq < seq);
         if !is_before(guess) && guess.checked_sub(1).is_none_or(is_before) {
             return guess;
