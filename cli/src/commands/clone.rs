@@ -8,7 +8,8 @@ use driftdb_common::error::{Error, Reason};
 use crate::args::{CloneArgs, GlobalArgs};
 use crate::commands::backup::bucket_work::{on_thread, scratch_directory};
 use crate::commands::backup::shipment::ship;
-use crate::commands::restore::{parse_bound, restore_to};
+use crate::commands::restore::point::parse_bound;
+use crate::commands::restore::restore_to;
 use crate::exit::CliResult;
 use crate::render::Printer;
 

@@ -16,7 +16,7 @@ use driftdb_common::storage::fs::OsFileSystem;
 use crate::args::RestoreArgs;
 use crate::changes::SchemaRequest;
 use crate::commands::backup::bucket_work::{NEWEST, RestoredJson, on_thread, show_made};
-use crate::commands::restore::RestorePoint;
+use crate::commands::restore::point::RestorePoint;
 use crate::database::{DatabaseHandle, all_tables_at};
 use crate::render::ProgressLine;
 use crate::shapes;
