@@ -28,8 +28,8 @@ impl Client {
     ///
     /// The first host is the writer, the others are readers, each HOST or HOST:PORT; a single host without a port is both.
     /// `driftdbs://` uses TLS. The options are `standby=HOST:PORT` (another writer, any number of times), `ca=FILE` (required with
-    /// TLS), `cert=FILE` and `key=FILE`, `server_name=NAME`, `token_file=FILE`, `time_zone=NAME` (of the conditions of a
-    /// [`Table`](super::Table)), `stale=true` and `retry_timeout=SECONDS`.
+    /// TLS), `cert=FILE` and `key=FILE`, `server_name=NAME`, `token_file=FILE`, `time_zone=NAME` (of conditions
+    /// and statements), `stale=true` and `retry_timeout=SECONDS`.
     ///
     /// The file of the token is read here, on the calling thread, and only here; certificates are read by a thread that may block, for each
     /// connection. If the token is on storage that can hang, such as a network mount, open the client before the runtime starts, or inside

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
@@ -115,16 +116,14 @@ impl<I: Iterator<Item = v1::Operation>> BulkLoad<I> {
         let mut answers = backend.writer().await?.ingest(ReceiverStream::new(receiver)).await?.into_inner();
         if !self.options.producer.is_empty() {
             let producer_id = self.options.producer.clone();
-            send(&sender, v1::IngestRequest { producer_id, ..Default::default() }).await?;
-            self.acknowledge(&mut answers).await?;
+            let begin = v1::IngestRequest { producer_id, ..Default::default() };
+            if sender.send(begin).await.is_ok() {
+                self.acknowledge(&mut answers).await?;
+            }
         }
-        for (number, batch) in &self.waiting {
-            send(&sender, self.request(*number, batch)).await?;
-        }
-        while let Some(number) = self.take_batch() {
-            let (_, batch) = self.waiting.back().ok_or_else(|| Status::internal("a batch is missing"))?;
-            send(&sender, self.request(number, batch)).await?;
-            while self.waiting.len() >= WINDOW {
+        if self.send_batches(&sender, &mut answers).await?.is_err() {
+            // The writer takes no more, and its answers say why: the stream ends with an error.
+            loop {
                 self.acknowledge(&mut answers).await?;
             }
         }
@@ -132,6 +131,29 @@ impl<I: Iterator<Item = v1::Operation>> BulkLoad<I> {
             self.acknowledge(&mut answers).await?;
         }
         Ok(())
+    }
+
+    /// Sends all batches. The inner error says that the writer takes no more.
+    async fn send_batches(
+        &mut self,
+        sender: &mpsc::Sender<v1::IngestRequest>,
+        answers: &mut Streaming<v1::IngestResponse>,
+    ) -> Result<Result<(), SendError<v1::IngestRequest>>, Status> {
+        for (number, batch) in &self.waiting {
+            if let Err(ended) = sender.send(self.request(*number, batch)).await {
+                return Ok(Err(ended));
+            }
+        }
+        while let Some(number) = self.take_batch() {
+            let (_, batch) = self.waiting.back().ok_or_else(|| Status::internal("a batch is missing"))?;
+            if let Err(ended) = sender.send(self.request(number, batch)).await {
+                return Ok(Err(ended));
+            }
+            while self.waiting.len() >= WINDOW {
+                self.acknowledge(answers).await?;
+            }
+        }
+        Ok(Ok(()))
     }
 
     fn request(&self, batch_id: u64, operations: &[v1::Operation]) -> v1::IngestRequest {
@@ -175,9 +197,4 @@ impl<I: Iterator<Item = v1::Operation>> BulkLoad<I> {
         self.loaded.made_keys.extend(answer.made_keys);
         Ok(())
     }
-}
-
-async fn send(sender: &mpsc::Sender<v1::IngestRequest>, request: v1::IngestRequest) -> Result<(), Status> {
-    // The stream has ended; its answers say why.
-    sender.send(request).await.map_err(|_| Status::unavailable("the writer ended the stream"))
 }

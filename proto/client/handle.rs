@@ -37,7 +37,8 @@ pub struct ClientOptions {
     pub token: Option<BearerToken>,
     /// TLS, for `https://` addresses and those without a scheme. Default: none.
     pub tls: Option<ClientTls>,
-    /// The IANA name of the time zone in which the conditions of a [`Table`](super::Table) mean "yesterday". Default: UTC.
+    /// The IANA name of the time zone in which conditions and statements mean "yesterday", unless their request names one. Default:
+    /// UTC.
     pub time_zone: String,
 }
 

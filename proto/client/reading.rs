@@ -54,6 +54,7 @@ impl Client {
         &self,
         mut request: v1::HistoryRequest,
     ) -> Result<MessageStream<v1::HistoryResponse>, Status> {
+        self.choose_zone(&mut request.time_zone);
         request.freshness = self.freshness(request.freshness);
         let call = |mut reader: ReaderApi| {
             let request = request.clone();
@@ -80,6 +81,7 @@ impl Client {
         &self,
         mut request: v1::ReaderServiceExecuteRequest,
     ) -> Result<MessageStream<v1::ReaderServiceExecuteResponse>, Status> {
+        self.choose_zone(&mut request.time_zone);
         request.freshness = self.freshness(request.freshness);
         let call = |mut reader: ReaderApi| {
             let request = request.clone();
@@ -122,8 +124,15 @@ impl Client {
         Some(v1::Freshness { min_seq: seq, epoch, incarnation, ..Default::default() })
     }
 
+    /// The time zone of a request that names none.
+    pub(super) fn choose_zone(&self, zone: &mut String) {
+        if zone.is_empty() {
+            zone.clone_from(&self.options.time_zone);
+        }
+    }
+
     /// Registers a state that was read, so that no other reader returns an older one. A single reader never goes back.
-    fn register_read(&self, header: Option<&v1::ReadHeader>) {
+    pub(super) fn register_read(&self, header: Option<&v1::ReadHeader>) {
         let Some(header) = header.filter(|_| self.readers.all().len() > 1) else { return };
         let mut known = self.known();
         if known.seen.is_none_or(|seen| seen.epoch != header.epoch || seen.seq < header.read_seq) {

@@ -19,6 +19,7 @@ impl Client {
     /// Reads the rows that match a condition, in the order of keys or of `order_by`, as they arrive.
     pub async fn select(&self, mut request: v1::SelectRequest) -> Result<RowStream, Status> {
         request.freshness = self.freshness(request.freshness);
+        self.choose_zone(&mut request.time_zone);
         RowStream::open(self.clone(), request).await
     }
 

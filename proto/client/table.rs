@@ -183,7 +183,6 @@ impl Table {
             table: self.name.clone(),
             r#where: condition.to_owned(),
             params: values(&params)?,
-            time_zone: self.client.options.time_zone.clone(),
             ..Default::default()
         };
         self.select_request(request).await

@@ -64,6 +64,8 @@ pub struct Watcher {
     parts: Option<v1::Commit>,
     retry: Retry,
     opened: bool,
+    /// The last state that the reader has named.
+    state: Option<v1::ReadHeader>,
     /// Whether initial rows are still to be delivered.
     rows_pending: bool,
     /// All commits up to this seq were delivered.
@@ -85,6 +87,7 @@ impl Client {
     /// Watches changes from now on, or from the start of the request. Nothing is sent before the first
     /// [`Watcher::next`]. After [`WatchEvent::Opened`] no commit is lost.
     pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watcher {
+        self.choose_zone(&mut request.time_zone);
         let heartbeat = request.heartbeat.and_then(|given| Duration::try_from(given).ok());
         let heartbeat = heartbeat.filter(|given| !given.is_zero()).unwrap_or(HEARTBEAT);
         request.heartbeat = prost_types::Duration::try_from(heartbeat).ok();
@@ -97,6 +100,7 @@ impl Client {
             parts: None,
             retry: Retry::default(),
             opened: false,
+            state: None,
             rows_pending: request.initial_rows,
             delivered: 0,
             last_commit: 0,
@@ -183,6 +187,22 @@ impl Watcher {
         Ok((!reported).then_some(WatchEvent::Interrupted(status)))
     }
 
+    /// Registers what an event has shown, as a read: no later read of this client returns an older state.
+    fn register_event(&mut self, event: &WatchEvent) {
+        match event {
+            WatchEvent::Opened(header)
+            | WatchEvent::Resumed(header)
+            | WatchEvent::RowsDone(header)
+            | WatchEvent::Progress(header)
+            | WatchEvent::CaughtUp(header) => self.state = Some(header.clone()),
+            WatchEvent::Commit(commit) => {
+                self.state.iter_mut().for_each(|state| state.read_seq = state.read_seq.max(commit.seq));
+            }
+            _ => return,
+        }
+        self.client.register_read(self.state.as_ref());
+    }
+
     /// The event of a message, once it is complete.
     fn accept(&mut self, message: v1::WatchDriftResponse) -> Result<Option<WatchEvent>, Status> {
         let event = match message.event {
@@ -216,6 +236,7 @@ impl Watcher {
             // Without a token, resuming would lose or repeat events.
             return Err(self.violation("sent an event without a resume token"));
         }
+        event.iter().for_each(|event| self.register_event(event));
         if !is_planted("client-resumes-at-the-start") {
             self.request.start = Some(Start::ResumeToken(message.resume_token));
         }

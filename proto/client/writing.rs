@@ -146,6 +146,7 @@ impl Client {
         progress: impl Fn(v1::Progress),
         message: impl Fn(String),
     ) -> Result<Executed, Status> {
+        self.choose_zone(&mut request.time_zone);
         let safe = AtomicBool::new(self.add_request_id(&mut request.options));
         // Maintenance and IN BATCHES OF report progress or messages. They ignore request ids: a retry would run the job again.
         let mark_maintenance = || safe.store(false, Ordering::Relaxed);

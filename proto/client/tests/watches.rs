@@ -104,6 +104,18 @@ async fn a_watch_resumes_at_the_next_reader_and_reports_it_once() {
     assert_eq!(all(&mut watch).await, ["opened 3", "progress 8"]);
 }
 
+/// What a watch has shown, no later read may take back: with several readers, each of them must have it.
+#[tokio::test]
+async fn what_a_watch_has_delivered_is_in_the_reads_after_it() {
+    let scripts = [StubScript::new(&[Act::Answer]), StubScript::new(&[Act::Answer])];
+    let client = readers(&scripts).await;
+    let mut watch = client.watch(v1::WatchDriftRequest::default());
+    while word(watch.next().await.unwrap().unwrap()) != "7 e" {}
+    client.get("t", "1").await.unwrap();
+    let asked: Vec<String> = scripts.iter().flat_map(|script| script.asked.lock().unwrap().clone()).collect();
+    assert!(asked.iter().any(|asked| asked.contains("Some((7, ")), "{asked:?}");
+}
+
 #[tokio::test]
 async fn a_start_of_now_does_not_move_after_a_break() {
     let script = StubScript::new(&[Act::Cut, Act::CutAfter(1), Act::Answer]);
