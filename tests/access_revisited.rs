@@ -1,6 +1,7 @@
 //! Ways around the rules that do not ask directly: tokens and ids from a time without rules, rules that change while a call runs, names that
 //! tables had, error texts, and what a daemon does before it knows who calls.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use driftdb::v1;
@@ -11,10 +12,10 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::harness::access::{SecuredCluster, execute, principal, query, token_of, write_rules};
-use crate::harness::calls::fresh;
+use crate::harness::calls::{fresh, snapshot};
 use crate::harness::raw_http2::RawConnection;
 use crate::harness::refusal::refused;
-use crate::harness::{Daemon, Reader, at_seq, connect, insert, reason};
+use crate::harness::{Daemon, Reader, apply, at_seq, connect, create_table, insert, patch, reason};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -391,4 +392,46 @@ async fn a_reader_that_waits_for_its_database_tells_only_administrators_where() 
     assert!(of_root.message().contains("nothing-here"), "{of_root}");
     assert!(of_ann.message().contains("waits for a database"), "{of_ann}");
     assert!(!format!("{of_ann:?}").contains("nothing-here"), "{of_ann:?}");
+}
+
+/// Writes over the middle of a file.
+#[expect(clippy::disallowed_methods, reason = "a test damages files")]
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let len = bytes.len();
+    bytes.get_mut(len / 4..len / 2).unwrap().iter_mut().for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// What is wrong with files is said to administrators: others learn that the database is damaged, and no path.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a test looks for the file that it damages")]
+async fn files_that_are_damaged_are_named_to_administrators_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut writer = Daemon::writer(&data);
+    let mut client = writer.as_writer().await;
+    create_table(&mut client, "t").await.unwrap();
+    let first = apply(&mut client, vec![insert("t", r#"{"id":"k","n":1}"#)]).await.unwrap().seq;
+    apply(&mut client, vec![patch("t", "k", r#"{"n":2}"#)]).await.unwrap();
+    snapshot(&mut client, "t").await.unwrap();
+    drop(client);
+    assert!(writer.terminate().await.success());
+    for layer in std::fs::read_dir(data.join("tables/t/snapshots")).unwrap() {
+        damage(&layer.unwrap().path());
+    }
+    let cluster = with_rules(dir, &[principal("ann", "write *")]);
+    for (name, is_told) in [("ann", false), ("root", true)] {
+        let mut writer = cluster.writer_as(name).await;
+        let operations = vec![v1::Operation::revert("t", "k", v1::AsOf::seq(first))];
+        let batch = v1::IngestRequest { batch_id: 1, operations: operations.clone(), ..Default::default() };
+        let refused = match writer.ingest(tokio_stream::once(batch)).await {
+            Ok(acks) => format!("{:?}", acks.into_inner().message().await),
+            Err(status) => format!("{status:?}"),
+        };
+        let applied = writer.apply(v1::ApplyRequest::from(operations)).await.unwrap_err();
+        for text in [refused, format!("{applied:?}")] {
+            assert!(text.contains("damaged") && text.contains("tables/") == is_told, "{name}: {text}");
+        }
+    }
 }
