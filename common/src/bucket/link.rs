@@ -264,7 +264,9 @@ impl BucketLink {
     /// Ships the log beside an upload, if that is due.
     fn ship_log_beside(&self, shipped_at: &mut Option<Instant>) -> Result<()> {
         let is_due = shipped_at.is_none_or(|at: Instant| at.elapsed() >= self.options.interval);
-        if self.options.ack == BucketAck::Sync || !is_due {
+        // With `sync` every commit has its own chunk: only the close of the log is left.
+        let is_left = self.options.ack == BucketAck::Async || self.state.lock().is_ended();
+        if !is_left || !is_due {
             return Ok(());
         }
         let began = Instant::now();
