@@ -188,25 +188,14 @@ impl VersionEntry {
 
     /// Decodes an entry. Its documents share the memory of `bytes`.
     pub fn decode(bytes: &Bytes) -> Result<VersionEntry> {
-        VersionEntry::decode_with(bytes, |_| true)
-    }
-
-    /// Decodes an entry, with the actor and the reason only if that is wanted for its type: otherwise they are empty. They take longer than
-    /// all the rest.
-    pub(crate) fn decode_with(
-        bytes: &Bytes,
-        wants_texts: impl Fn(EventType) -> bool,
-    ) -> Result<VersionEntry> {
         let mut fields = EntryReader::new(bytes);
         let kind =
             EventType::from_byte(fields.byte()?).ok_or_else(|| corrupt("its event type is unknown"))?;
         let flags = fields.byte()?;
         let time_ms = fields.varint()?;
         let (mut actor, mut reason) = (String::new(), String::new());
-        match flags & META != 0 {
-            true if wants_texts(kind) => (actor, reason) = (fields.text()?, fields.text()?),
-            true => fields.skip().and_then(|()| fields.skip())?,
-            false => {}
+        if flags & META != 0 {
+            (actor, reason) = (fields.text()?, fields.text()?);
         }
         let payload = if flags & PAYLOAD != 0 { Some(fields.document()?) } else { None };
         let image = if flags & IMAGE != 0 { Some(fields.document()?) } else { None };

@@ -33,7 +33,7 @@ mod scan;
 pub use commits::{CommitWalk, TableCommit};
 pub(in crate::table) use file::at_file;
 pub use file::{LayerFile, LayerId};
-pub use history_scan::{HistoryEntry, HistoryTexts, LayerHistoryLookup, LayerHistoryScan};
+pub use history_scan::{HistoryEntry, LayerHistoryLookup, LayerHistoryScan};
 use keys::commit_seq;
 pub(in crate::table) use keys::not_a_key;
 pub use keys::{read_sort_key, sort_key};

@@ -12,7 +12,7 @@ use crate::format::key::Key;
 use crate::format::snapshot::VersionEntry;
 use crate::table::candidate_keys::CandidateKeys;
 use crate::table::event_id::EventId;
-use crate::table::layers::{HistoryEntry, HistoryTexts, LayerHistoryScan, read_sort_key, sort_key};
+use crate::table::layers::{HistoryEntry, LayerHistoryScan, read_sort_key, sort_key};
 use crate::table::memtable::{self, Version};
 use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::table_state::TableState;
@@ -31,10 +31,6 @@ pub trait HistoryVisitor {
     fn entry(&mut self, key: &Key, entry: HistoryEntry) -> Result<()>;
     /// The row ends. Returns whether the pass goes on.
     fn end_row(&mut self, key: &Key) -> Result<bool>;
-    /// Whose actors and reasons it needs; others may be empty.
-    fn texts(&self) -> HistoryTexts {
-        HistoryTexts::All
-    }
 }
 
 /// Which rows a pass covers.
@@ -148,7 +144,7 @@ impl RowPass<'_> {
             key.transpose()
         };
         let (after, last) = self.commits;
-        let scan = self.state.layers.history_scan((after, last), &start_bytes(keys.0), visitor.texts())?;
+        let scan = self.state.layers.history_scan(after, last, &start_bytes(keys.0))?;
         let mut sources = vec![HistorySource::Layers { next: next_row(&scan)?, scan }];
         if self.reads_memtable() {
             let mut keys = self.state.memtable.keys(keys, key_type);
@@ -193,7 +189,7 @@ impl RowPass<'_> {
         visitor: &mut dyn HistoryVisitor,
     ) -> Result<Option<Key>> {
         let key_type = self.timeline.key_type()?;
-        let mut layers = self.state.layers.history_lookup(self.commits, visitor.texts());
+        let mut layers = self.state.layers.history_lookup(self.commits.0, self.commits.1);
         let first = after.map_or(0, |after| keys.first_after(&sort_key(&after)));
         for bytes in (first..).map_while(|at| keys.get(at)) {
             work::step(16)?;

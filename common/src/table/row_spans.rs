@@ -9,7 +9,7 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::Key;
 use crate::planted::{PlantedBug, is_planted};
-use crate::table::layers::{HistoryEntry, HistoryTexts};
+use crate::table::layers::HistoryEntry;
 use crate::table::row_fold::RowFold;
 use crate::table::row_histories::{self, HistoryRange, HistoryVisitor};
 use crate::table::timeline::Timeline;
@@ -113,10 +113,6 @@ impl HistoryVisitor for SpanWalk<'_> {
 
     fn entry(&mut self, key: &Key, entry: HistoryEntry) -> Result<()> {
         self.row.take(key, entry, self.visitor)
-    }
-
-    fn texts(&self) -> HistoryTexts {
-        HistoryTexts::OfDeletions
     }
 
     fn end_row(&mut self, key: &Key) -> Result<bool> {

@@ -55,11 +55,6 @@ impl<'a> EntryReader<'a> {
         Ok(self.entry.slice(range))
     }
 
-    /// Passes over bytes that follow their length.
-    pub(super) fn skip(&mut self) -> Result<()> {
-        self.range().map(drop)
-    }
-
     pub(super) fn text(&mut self) -> Result<String> {
         let range = self.range()?;
         let text = std::str::from_utf8(self.entry.get(range).unwrap_or_default());

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::event::EventType;
 use crate::format::snapshot::{RowEntry, VersionEntry, read_version, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::event_id::EventId;
@@ -23,31 +22,6 @@ pub enum HistoryEntry {
     Image(RowEntry),
     /// An event of the row.
     Version(EventId, VersionEntry),
-}
-
-/// Whose actors and reasons are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HistoryTexts {
-    /// Those of all events.
-    All,
-    /// Those of deletions. Those of other events are empty.
-    OfDeletions,
-}
-
-impl HistoryTexts {
-    fn are_for(self, kind: EventType) -> bool {
-        self == HistoryTexts::All || kind == EventType::SoftDelete
-    }
-}
-
-/// Which versions a history has, and what of them.
-#[derive(Debug, Clone, Copy)]
-struct WantedVersions {
-    /// The last event that the image layer covers.
-    covered: EventId,
-    /// The last event of the history.
-    last: EventId,
-    texts: HistoryTexts,
 }
 
 /// A cursor over an image layer's rows, or over the versions in a delta layer.
@@ -75,7 +49,7 @@ impl LayerRows {
     fn take(
         &mut self,
         key: &[u8],
-        WantedVersions { covered, last, texts }: WantedVersions,
+        (covered, last): (EventId, EventId),
         take: &mut dyn FnMut(HistoryEntry) -> Result<()>,
     ) -> Result<()> {
         if self.is_image {
@@ -87,8 +61,7 @@ impl LayerRows {
             work::step(4)?;
             if id > covered && id <= last {
                 let value = self.cursor.value().unwrap_or_default();
-                let version = VersionEntry::decode_with(&value, |kind| texts.are_for(kind));
-                let version = version.map_err(|e| at_file(e, &self.file))?;
+                let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &self.file))?;
                 take(HistoryEntry::Version(id, version))?;
             }
             self.cursor.next()?;
@@ -115,7 +88,9 @@ impl SortedSource for LayerRows {
 pub struct LayerHistoryScan {
     /// The image layer, then the delta layers, oldest first.
     layers: MergingCursor<LayerRows>,
-    wanted: WantedVersions,
+    /// The last event that the image layer covers.
+    covered: EventId,
+    last: EventId,
 }
 
 /// Looks up the histories of single rows, whose keys should come in order: then each layer is read forward.
@@ -123,7 +98,9 @@ pub struct LayerHistoryScan {
 pub struct LayerHistoryLookup {
     /// The image layer, then the delta layers, oldest first.
     layers: Vec<LayerRows>,
-    wanted: WantedVersions,
+    /// The last event that the image layer covers.
+    covered: EventId,
+    last: EventId,
 }
 
 impl LayerMap {
@@ -137,28 +114,20 @@ impl LayerMap {
     }
 
     /// A scan over what happened up to commit `last`, from a sort key on: see `LayerMap::history_layers`.
-    pub fn history_scan(
-        &self,
-        (after, last): (u64, u64),
-        start: &[u8],
-        texts: HistoryTexts,
-    ) -> Result<LayerHistoryScan> {
+    pub fn history_scan(&self, after: u64, last: u64, start: &[u8]) -> Result<LayerHistoryScan> {
         let layers = self.history_layers(after, last);
         let layers = layers.map(|(layer, is_image)| LayerRows::open(layer, is_image, start));
         let layers = MergingCursor::new(layers.collect::<Result<_>>()?);
-        Ok(LayerHistoryScan { layers, wanted: self.wanted_versions(after, last, texts) })
-    }
-
-    fn wanted_versions(&self, after: u64, last: u64, texts: HistoryTexts) -> WantedVersions {
         let covered = self.covered(EventId::end_of(after));
-        WantedVersions { covered, last: EventId::end_of(last), texts }
+        Ok(LayerHistoryScan { layers, covered, last: EventId::end_of(last) })
     }
 
     /// Lookups of what happened to single rows up to commit `last`: see `LayerMap::history_layers`.
-    pub fn history_lookup(&self, (after, last): (u64, u64), texts: HistoryTexts) -> LayerHistoryLookup {
+    pub fn history_lookup(&self, after: u64, last: u64) -> LayerHistoryLookup {
         let layers = self.history_layers(after, last);
         let layers = layers.map(|(layer, is_image)| LayerRows::of(layer, is_image)).collect();
-        LayerHistoryLookup { layers, wanted: self.wanted_versions(after, last, texts) }
+        let covered = self.covered(EventId::end_of(after));
+        LayerHistoryLookup { layers, covered, last: EventId::end_of(last) }
     }
 
     /// The index files of a path that such a history needs, and whether each is a delta layer's. `None` if a layer has no such index.
@@ -180,9 +149,9 @@ impl LayerHistoryScan {
 
     /// Passes the history of the row with this key, which must be the next, to `take`, oldest first, and moves to the row after it.
     pub fn take(&mut self, key: &[u8], take: &mut dyn FnMut(HistoryEntry) -> Result<()>) -> Result<()> {
-        let wanted = self.wanted;
+        let within = (self.covered, self.last);
         for layer in self.layers.sources_at(key) {
-            layer.take(key, wanted, take)?;
+            layer.take(key, within, take)?;
         }
         Ok(())
     }
@@ -191,7 +160,7 @@ impl LayerHistoryScan {
 impl LayerHistoryLookup {
     /// Passes the history of the row with a sort key to `take`, oldest first; nothing if the layers have nothing of the row.
     pub fn take(&mut self, key: &[u8], take: &mut dyn FnMut(HistoryEntry) -> Result<()>) -> Result<()> {
-        let wanted = self.wanted;
+        let within = (self.covered, self.last);
         for layer in &mut self.layers {
             work::step(8)?;
             if !layer.file.may_contain(tree_of(layer.is_image), key)? {
@@ -199,7 +168,7 @@ impl LayerHistoryLookup {
             }
             layer.cursor.seek(key)?;
             if layer.key() == Some(key) {
-                layer.take(key, wanted, take)?;
+                layer.take(key, within, take)?;
             }
         }
         Ok(())
