@@ -1,7 +1,6 @@
 //! Ways around the rules that do not ask directly: tokens and ids from a time without rules, rules that change while a call runs, names that
 //! tables had, error texts, and what a daemon does before it knows who calls.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use driftdb::v1;
@@ -13,6 +12,7 @@ use tonic::{Code, Status};
 
 use crate::harness::access::{SecuredCluster, execute, principal, query, token_of, write_rules};
 use crate::harness::calls::{fresh, snapshot};
+use crate::harness::database::flip;
 use crate::harness::raw_http2::RawConnection;
 use crate::harness::refusal::refused;
 use crate::harness::{Daemon, Reader, apply, at_seq, connect, create_table, insert, patch, reason};
@@ -394,16 +394,7 @@ async fn a_reader_that_waits_for_its_database_tells_only_administrators_where() 
     assert!(!format!("{of_ann:?}").contains("nothing-here"), "{of_ann:?}");
 }
 
-/// Writes over the middle of a file.
-#[expect(clippy::disallowed_methods, reason = "a test damages files")]
-fn damage(path: &Path) {
-    let mut bytes = std::fs::read(path).unwrap();
-    let len = bytes.len();
-    bytes.get_mut(len / 4..len / 2).unwrap().iter_mut().for_each(|byte| *byte ^= 0x5a);
-    std::fs::write(path, bytes).unwrap();
-}
-
-/// What is wrong with files is said to administrators: others learn that the database is damaged, and no path.
+/// Only administrators see which file is damaged. Others see that the database is damaged, without a path.
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "a test looks for the file that it damages")]
 async fn files_that_are_damaged_are_named_to_administrators_only() {
@@ -418,7 +409,7 @@ async fn files_that_are_damaged_are_named_to_administrators_only() {
     drop(client);
     assert!(writer.terminate().await.success());
     for layer in std::fs::read_dir(data.join("tables/t/snapshots")).unwrap() {
-        damage(&layer.unwrap().path());
+        flip(&layer.unwrap().path(), 100);
     }
     let cluster = with_rules(dir, &[principal("ann", "write *")]);
     for (name, is_told) in [("ann", false), ("root", true)] {

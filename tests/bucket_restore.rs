@@ -438,7 +438,7 @@ async fn a_restore_to_a_relative_time_that_is_continued_keeps_its_time() {
     // Long after, the same words mean something else.
     let later = RestoreRequest { relative_to: Some(time_of(seq) + 2 * 60 * 60 * 1000), ..request(seq) };
     let refused = restore(&store, &fs, &target, later, &mut |_| Ok(())).unwrap_err();
-    assert!(refused.message().contains("to begin anew"), "{refused}");
+    assert!(refused.message().contains("to start over"), "{refused}");
     let done = restore(&store, &fs, &target, request(seq + 1), &mut |_| Ok(())).unwrap();
     assert_eq!(
         done.seq,

@@ -4,10 +4,10 @@
 #![expect(clippy::disallowed_methods, reason = "this test damages files, and runs driftctl")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::database::{ARGS, Copy, shared};
+use crate::harness::database::{ARGS, Copy, flip, shared};
 use crate::harness::{Daemon, binary};
 use bytes::Bytes;
 use driftdb_common::format::document::Document;
@@ -278,13 +278,6 @@ async fn a_producer_that_never_existed_is_found() {
     assert_eq!(copy.verify(false).0, []);
     let (problems, _) = copy.verify(true);
     assert!(problems[0].message.contains("nobody"), "{problems:?}");
-}
-
-/// Damages one byte of a file.
-fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[at] ^= 0x10;
-    fs::write(path, bytes).unwrap();
 }
 
 #[tokio::test]

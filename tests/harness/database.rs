@@ -132,6 +132,14 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Damages one byte of a file.
+#[expect(clippy::disallowed_methods, reason = "damages a file, as a disk would")]
+pub fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
 /// The answers to many questions: the rows at commits from the first to the last, and what happened to them.
 pub async fn answers(dir: &Path) -> BTreeMap<String, String> {
     let mut writer_daemon = Daemon::start("driftdb-writer", dir, &ARGS);

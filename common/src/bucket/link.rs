@@ -289,9 +289,10 @@ impl BucketLink {
     /// Fails if the link has ended, and the time is over in which it may still ship.
     fn check_time(&self) -> Result<()> {
         match self.state.lock().ended_at {
-            Some(at) if at.elapsed() >= self.options.timeout => {
-                Err(Error::new(Reason::Cancelled, "the writer stops; the next one goes on with the upload"))
-            }
+            Some(at) if at.elapsed() >= self.options.timeout => Err(Error::new(
+                Reason::Cancelled,
+                "the writer is stopping; the next writer continues the upload",
+            )),
             _ => Ok(()),
         }
     }

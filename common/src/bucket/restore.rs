@@ -29,7 +29,7 @@ const WORK_SUFFIX: &str = ".restoring";
 const SELECTION_SUFFIX: &str = ".selecting-";
 /// The record of the mirror, once the result is whole and verified.
 const DONE_RECORD: &str = "restored.json";
-/// How long an interrupted restore can be continued whose point is not the same commit for ever, in milliseconds.
+/// How long an interrupted restore to a relative point can be continued, in milliseconds.
 const CONTINUED_MS: u64 = 60 * 60 * 1000;
 /// The lock that keeps two restores apart.
 const WORK_LOCK: &str = "restore.lock";
@@ -43,7 +43,7 @@ pub struct RestoreRequest<'a> {
     pub bound: Option<CommitBound>,
     /// Whether the result is another database, with an id of its own.
     pub is_clone: bool,
-    /// The present time in milliseconds since 1970, if the point is relative to it: then it means another commit as time passes.
+    /// The present time in milliseconds since 1970, if the point is relative to it and means a different commit later.
     pub relative_to: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ pub struct RestoredDatabase {
 /// How far a restore has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreProgress {
-    /// A restore that was interrupted goes on. It is to this commit, if that is known.
+    /// An interrupted restore continues. Contains its last commit, if that is known already.
     Continuing(Option<u64>),
     /// The bucket is being copied.
     Copying(MirrorProgress),
@@ -163,7 +163,7 @@ fn finish_verified(
     Ok(RestoredDatabase { seq, time_ms: last.1, epoch: head.header.epoch, chunk: plan.chunk, tables })
 }
 
-/// Fails if an interrupted restore is to another point, or to what the same words meant long ago.
+/// Fails if an interrupted restore has another point, or has a relative point and started too long ago.
 fn check_point(plan: &RestorePlan, request: RestoreRequest<'_>, root: &Path) -> Result<()> {
     let (root, point) = (root.display(), request.point);
     let message = if plan.point != point {
@@ -176,7 +176,7 @@ fn check_point(plan: &RestorePlan, request: RestoreRequest<'_>, root: &Path) -> 
     {
         let began = format_time(plan.began_ms);
         format!(
-            "cannot restore to {point:?}: {root} holds an interrupted restore to what that was at {began}; remove {root} to begin anew"
+            "cannot restore to {point:?}: {root} contains a restore that was interrupted after it started at {began}, and the point has moved since then; remove {root} to start over"
         )
     } else {
         return Ok(());
@@ -312,13 +312,13 @@ pub fn restore_for_selection(
     if !found.contains(&own) {
         return restore_beside(store, fs, work, request, progress).map(drop);
     }
-    // A directory with the name is whole, and says what it is.
+    // The directory gets this name only when the restore in it is complete. Its record contains the plan.
     let plan =
         MirrorRecord::read_named(&**fs, &DataDir::new(work), DONE_RECORD)?.and_then(|record| record.restore);
     let Some(plan) = plan else {
         let work = work.display();
         let message = format!(
-            "cannot continue the restore in {work}: its record is missing; remove {work} to begin anew"
+            "cannot continue the restore in {work}: its record is missing; remove {work} to start over"
         );
         return Err(Error::new(Reason::ArgumentInvalid, message));
     };

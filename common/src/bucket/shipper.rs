@@ -126,32 +126,45 @@ impl Shipper {
     /// Creates the next chunk with what was published of the log, while the files of a new manifest are not in the bucket yet: the table
     /// keeps the old manifest there. Returns `None` if that cannot be, because the chunk needs files itself.
     pub fn ship_log(&mut self, persistence: &Persistence) -> Result<Option<ShipReport>> {
-        if let Some(chunk) = self.unresolved.take() {
-            self.create(chunk, persistence)?;
-        }
+        self.create_unresolved(persistence)?;
         if self.source.shipped.head.is_none() {
             return Ok(None);
         }
         let Some(mut state) = self.source.disk.state(&self.source.shipped, false)? else { return Ok(None) };
-        if state.head.last_seq() < self.claim.chain.last.last.seq {
+        if self.is_behind_bucket(&state) {
             return Ok(None);
         }
+        self.source.skips_missing = false;
         self.source.keep_old_manifests(&mut state)?;
         let mut wanted = Vec::new();
         self.source.parts(&state, false, &mut Uploads::Note(&mut wanted))?;
         if !wanted.is_empty() {
             return Ok(None);
         }
-        let Some(chunk) = self.chunk(&state, false)? else { return Ok(Some(self.report())) };
+        let chunk = self.chunk(&state, false)?;
+        self.create_if_new(chunk, persistence).map(Some)
+    }
+
+    /// Creates a chunk whose creation was given up: it may be stored, so nothing else may get its number.
+    fn create_unresolved(&mut self, persistence: &Persistence) -> Result<()> {
+        self.unresolved.take().map_or(Ok(()), |chunk| self.create(chunk, persistence))
+    }
+
+    /// Whether the bucket already contains a later HEAD, which is about to be published.
+    fn is_behind_bucket(&self, state: &DiskState) -> bool {
+        state.head.last_seq() < self.claim.chain.last.last.seq
+    }
+
+    /// Creates a chunk, unless there is nothing new to ship.
+    fn create_if_new(&mut self, chunk: Option<Chunk>, persistence: &Persistence) -> Result<ShipReport> {
+        let Some(chunk) = chunk else { return Ok(self.report()) };
         self.create(chunk, persistence)?;
-        Ok(Some(ShipReport { is_new: true, ..self.report() }))
+        Ok(ShipReport { is_new: true, ..self.report() })
     }
 
     /// Creates the next chunk, if the bucket lacks anything. Fails with FENCED if another writer has taken over.
     pub fn ship(&mut self, head: &ShippedHead, persistence: &Persistence) -> Result<ShipReport> {
-        if let Some(chunk) = self.unresolved.take() {
-            self.create(chunk, persistence)?;
-        }
+        self.create_unresolved(persistence)?;
         let can_wait = matches!(head, ShippedHead::Next(_)) && self.source.shipped.head.is_some();
         let is_base = self.is_base_due() && !can_wait;
         for attempt in 0..TRIES {
@@ -164,17 +177,12 @@ impl Shipper {
                 }
             };
             let Some(state) = state else { return Ok(self.report()) };
-            if state.head.last_seq() < self.claim.chain.last.last.seq {
-                // A HEAD that is in the bucket is about to be published.
+            if self.is_behind_bucket(&state) {
                 return Ok(self.report());
             }
             self.source.skips_missing = attempt > TRIES / 2;
             match self.chunk(&state, is_base) {
-                Ok(Some(chunk)) => {
-                    self.create(chunk, persistence)?;
-                    return Ok(ShipReport { is_new: true, ..self.report() });
-                }
-                Ok(None) => return Ok(self.report()),
+                Ok(chunk) => return self.create_if_new(chunk, persistence),
                 // A job has replaced files, and their manifest.
                 Err(error) if error.reason() == Reason::FileGone => {}
                 Err(error) => return Err(error),

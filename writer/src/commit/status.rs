@@ -92,6 +92,7 @@ impl CommitStatus {
         let mut files = TableStorage::default();
         let (mut tables, mut since) = (0_u64, None::<Instant>);
         let durable = {
+            // Dropped at the end of the block, which releases the lock.
             let state = state;
             samples.set(&catalog::PUBLISHED_SEQ, state.durable.seq);
             samples.set(&catalog::PUBLISHED_TIMESTAMP, Duration::from_millis(state.durable.time_ms));

@@ -1,4 +1,4 @@
-//! The point in time to which a database is restored, and whether it means the same commit for ever.
+//! The point in time to which a database is restored, and whether it is relative to the present time.
 
 use driftdb_common::bucket::restore::RestoreRequest;
 use driftdb_common::query::local_clock::LocalClock;
@@ -35,12 +35,12 @@ pub(crate) fn parse_bound(point: Option<&str>, global: &GlobalArgs) -> CliResult
     let Some(text) = point else { return Ok(RestorePoint { bound: None, relative_to: Some(now_ms) }) };
     let (bound, note) = bound_at(text, now_ms, global)?;
     render::note_all(note.as_slice());
-    // Only what is relative means something else a day later.
+    // Only a relative point resolves to a different commit a day later.
     let is_relative = bound.is_none() || bound_at(text, now_ms + DAY_MS, global)?.0 != bound;
     Ok(RestorePoint { bound, relative_to: is_relative.then_some(now_ms) })
 }
 
-/// The last commit of a point in time as it is at some time, and what is to be said of it.
+/// The last commit of a point in time if the present time is `now_ms`, and the parser's note on it.
 fn bound_at(
     text: &str,
     now_ms: u64,

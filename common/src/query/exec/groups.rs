@@ -23,8 +23,8 @@ pub use moments::MomentTable;
 const GROUP_OVERHEAD: usize = 160;
 /// The bytes that an exact sum of floats takes.
 const SUM_BYTES: usize = 640;
-/// What the key of every group begins with, so that none is empty. Comparing empty keys reads no byte, but some processors take as long for
-/// it as for a page that is not there: their vector instructions are given the address of nothing.
+/// The first byte of every group's key, so that no key is empty. Comparing empty keys took 12 % of the time of an
+/// AS OF EVERY in a profile, probably because an empty boxed slice has a dangling pointer, which `memcmp` gives to a masked vector load.
 const KEY_START: u8 = 0;
 
 /// What a statement computes of each group.

@@ -39,8 +39,8 @@ const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_SECS);
 const LINGER: Duration = Duration::from_secs(1);
 /// The time after which a connection without calls is closed.
 const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
-/// After so many bytes, or so much time, a connection lets others have their turn. HTTP/2 would otherwise go on until none are left, and a
-/// client that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
+/// The bytes and the time after which a connection yields to others. HTTP/2 would otherwise read until the socket is empty, and a client
+/// that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
 const BYTES_PER_TURN: usize = 64 << 10;
 const TIME_PER_TURN: Duration = Duration::from_micros(500);
 /// Bytes of a request that the client can send before the call reads them.

@@ -199,7 +199,7 @@ impl MomentTable {
     }
 }
 
-/// A group that begins with a row, whose key and accumulators have so many bytes.
+/// A group with the values of its first row. Charges the memory of its key and of its accumulators, given in bytes.
 fn new_group(
     plan: &GroupPlan,
     row: RowRef<'_>,
