@@ -28,8 +28,9 @@ test-quick: ## Run the quick tests (5 min on 2 cores, after compiling)
 test: test-quick ## Run the quick and the slow tests (15 min on 2 cores, after compiling)
 	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored
 
+# Of the whole workspace, because the features of the libraries are then those of the other tests, which have compiled them.
 test-parquet: ## Test the export to Parquet, which is behind a feature of driftctl
-	$(CARGO) test $(LOCKED) -p driftctl --features parquet export::
+	$(CARGO) test $(LOCKED) --workspace --features driftctl/parquet --lib export::
 
 planted: ## Show that the tests catch planted bugs, one at a time
 	CARGO=$(CARGO) tests/planted/run.sh
@@ -48,7 +49,7 @@ client-docs: ## Write the reference of the Python package into target/client-doc
 	PYTHON=$(PYTHON) tests/clients/python/reference.sh
 
 demo: ## Build DriftDB, and run the demo on 10,000 generated orders
-	$(CARGO) build $(LOCKED) --profile $(PROFILE) --workspace --bins
+	$(CARGO) build $(LOCKED) --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),$(TESTS),--workspace --bins)
 	"$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/driftctl" demo
 
 bench: build ## Benchmark a store of a million events (minutes, 1 GB of disk)

@@ -84,6 +84,49 @@ async fn a_revoked_principal_is_out_of_its_streams() {
     }
 }
 
+#[tokio::test]
+async fn a_load_whose_client_does_not_read_learns_that_it_was_revoked() {
+    let cluster = SecuredCluster::start(&[principal("ann", "write mine")]);
+    let began = cluster.fill(&["mine"]).await;
+    let mut writer = cluster.narrow_writer_as("ann").await;
+    let (sender, batches) = mpsc::channel(4);
+    let mut acks = writer.ingest(ReceiverStream::new(batches)).await.unwrap().into_inner();
+    // More refusals than the client takes unread; then more batches than the writer holds unacknowledged.
+    let long = "k".repeat(400);
+    let next = move |id: u64| {
+        let (key, count) = if id <= 8 { (long.clone(), 1000) } else { (format!("batch {id}"), 1) };
+        let row = format!(r#"{{"id":"{key}","filler":"{}"}}"#, "x".repeat(1000));
+        v1::IngestRequest { batch_id: id, operations: vec![insert("mine", row); count], ..Default::default() }
+    };
+    let sent = tokio::spawn(async move {
+        for id in 1..10_000 {
+            if sender.send(next(id)).await.is_err() {
+                return;
+            }
+        }
+        panic!("the writer has taken everything");
+    });
+    // The writer takes no more.
+    let mut root = cluster.writer_as("root").await;
+    let mut seen = (0, Instant::now());
+    while seen.0 < began + 4_000 || seen.1.elapsed() < Duration::from_millis(500) {
+        let status = root.status(v1::WriterServiceStatusRequest::default()).await.unwrap().into_inner();
+        if status.last_seq != seen.0 {
+            seen = (status.last_seq, Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!sent.is_finished());
+    cluster.set_rules(&[]);
+    let mut other = cluster.writer_as("ann").await;
+    while other.status(v1::WriterServiceStatusRequest::default()).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Streams end within a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    refused::<()>(Err(end_of(&mut acks).await), Code::PermissionDenied, "PERMISSION_DENIED");
+}
+
 /// So many seconds from now, as the auth file writes times.
 fn in_seconds(seconds: u64) -> String {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds;

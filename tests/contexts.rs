@@ -209,6 +209,27 @@ fn files_that_others_could_use_are_refused() {
     assert!(code == 1 && stderr.contains("others may read"), "{stderr}");
 }
 
+#[test]
+fn of_many_changes_at_once_none_is_lost() {
+    let user = User::new();
+    fs::create_dir_all(user.file().parent().unwrap()).unwrap();
+    fs::write(user.file(), "# Do not lose this line.\n").unwrap();
+    set_mode(&user.file(), 0o600);
+    let names: Vec<String> = (0..12).map(|n| format!("c{n}")).collect();
+    let running: Vec<_> = names
+        .iter()
+        .map(|name| user.command(&["context", "add", name, "-d", "/x"]).spawn().unwrap())
+        .collect();
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    let mut found = user.names();
+    found.sort_by_key(|name| name[1..].parse::<u32>().unwrap());
+    assert_eq!(found, names);
+    let text = fs::read_to_string(user.file()).unwrap();
+    assert!(text.starts_with("# Do not lose this line.\n"), "{text}");
+}
+
 #[tokio::test]
 async fn a_context_has_the_certificates_and_the_token_of_a_database() {
     let files = SecureFiles::new();

@@ -44,6 +44,7 @@ async fn mistakes_get_notes() {
                 ("SELECT id, amuont FROM t", "has a field amuont; did you mean \"amount\"?"),
                 ("SELECT id, amuont FROM t WHERE id = 7", "has a field amuont"),
                 ("SELECT SUM(amuont) FROM t", "has a field amuont"),
+                ("SELECT id FROM t WHERE amuont IS NOT NULL", "has a field amuont"),
                 ("SELECT * FROM t ORDER BY amuont LIMIT 1", "has a field amuont"),
                 ("SELECT COUNT(*) FROM t GROUP BY status.code", "has a field status.code"),
                 ("SELECT * FROM t WHERE stauts = \"paid\"", "did you mean \"status\"?"),

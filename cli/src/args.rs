@@ -329,7 +329,8 @@ pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         Command::Diff(args) => args.rows.resolve(0, usize::MAX),
         Command::Drift(args) => args.rows.resolve(0, 1),
         Command::Find(args) => args.rows.resolve(0, 1),
-        Command::Export(args) => args.target().map(drop),
+        Command::Export(args) => args.target.resolve(),
+        Command::Ingest(args) => args.target.resolve(),
         Command::Revert(args) => args.row.resolve(usize::from(!args.is_bulk()), usize::from(!args.is_bulk())),
         _ => Ok(()),
     };

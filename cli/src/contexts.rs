@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use driftdb_common::error::{Error, Reason, Result, nearest};
-use driftdb_common::service::config_file::{line_of, toml_string};
+use driftdb_common::service::config_file::line_of;
+use driftdb_common::storage::fs;
 use driftdb_common::storage::fs::ownership::foreign_access;
-use driftdb_common::storage::fs::{self, OsFileSystem};
 use serde::Deserialize;
 
 use crate::args::{Format, GivenOptions, GlobalArgs, parse_time_zone};
+
+pub(crate) mod editor;
 
 /// A longer file is none of ours.
 const FILE_BYTES: u64 = 1 << 20;
@@ -52,8 +54,9 @@ pub(crate) struct ContextEntry {
 #[derive(Debug)]
 pub(crate) struct ContextsFile {
     path: PathBuf,
-    /// The content.
-    pub(crate) content: ContextsContent,
+    /// `None` if it does not exist.
+    text: Option<String>,
+    content: ContextsContent,
 }
 
 /// Where the file is; `None` if the environment names no directory for it.
@@ -69,16 +72,28 @@ impl ContextsFile {
         let path = path_of(|name| env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
             invalid("there is no place for contexts: set HOME or XDG_CONFIG_HOME to an absolute path")
         })?;
-        let content = match read(&path)? {
-            Some(text) => parse(&path, &text)?,
-            None => ContextsContent::default(),
-        };
-        Ok(ContextsFile { path, content })
+        ContextsFile::read(path)
+    }
+
+    fn read(path: PathBuf) -> Result<ContextsFile> {
+        let text = read(&path)?;
+        let content = text.as_deref().map(|text| parse(&path, text)).transpose()?.unwrap_or_default();
+        Ok(ContextsFile { path, text, content })
     }
 
     /// Where the file is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The contexts by name.
+    pub(crate) fn contexts(&self) -> &BTreeMap<String, ContextEntry> {
+        &self.content.context
+    }
+
+    /// The context in use if none is named.
+    pub(crate) fn current(&self) -> Option<&str> {
+        self.content.current.as_deref()
     }
 
     /// A context by its name.
@@ -89,40 +104,6 @@ impl ContextsFile {
             let hint = near.unwrap_or_else(|| format!("; `driftctl context add {name}` adds it"));
             invalid(format!("context {name:?} does not exist in {}{hint}", self.path.display()))
         })
-    }
-
-    /// Writes the file, which only its owner may read or change. After a crash it is the old one or the new one.
-    pub(crate) fn save(&self) -> Result<()> {
-        let failed = |e: io::Error| Error::io(format_args!("cannot write {}", self.path.display()), &e);
-        // A link stays a link: what it points to is replaced.
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let (disk, directory) = (OsFileSystem::shared(), path.parent().unwrap_or(Path::new(".")));
-        disk.create_dir(directory).map_err(failed)?;
-        let temporary = path.with_extension(format!("toml.{}", std::process::id()));
-        fs::remove_if_exists(&*disk, &temporary).map_err(failed)?;
-        fs::create_small_output(&temporary, self.text().as_bytes(), true)?;
-        disk.rename(&temporary, &path).map_err(failed)?;
-        disk.sync_dir(directory).map_err(failed)
-    }
-
-    /// The text of the file.
-    fn text(&self) -> String {
-        let mut text =
-            String::from("# Contexts of driftctl. `driftctl context --help` tells how to change them.\n");
-        if let Some(current) = &self.content.current {
-            text += &format!("current = {}\n", toml_string(current));
-        }
-        for (name, entry) in &self.content.context {
-            text += &format!("\n[context.{}]\n", toml_string(name));
-            for (key, values) in entry.settings() {
-                let quoted: Vec<String> = values.iter().map(|value| toml_string(value)).collect();
-                text += &match key {
-                    "writer" | "reader" => format!("{key} = [{}]\n", quoted.join(", ")),
-                    _ => format!("{key} = {}\n", quoted.join("")),
-                };
-            }
-        }
-        text
     }
 }
 

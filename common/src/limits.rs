@@ -225,6 +225,8 @@ pub const AUDIT_REFUSALS_PER_SECOND: u64 = 100;
 pub const AUDIT_FILE_BYTES: u64 = 64 << 20;
 /// The default number of files of the audit log.
 pub const AUDIT_FILES: u32 = 10;
+/// The keys that `driftctl ingest --dry-run` remembers, to find rows with the same key.
+pub const DRY_RUN_KEYS: usize = 1 << 22;
 /// The size of the names of the columns of an exported CSV or Parquet file, in bytes; each name counts with 100 bytes more.
 pub const EXPORT_HEADER_BYTES: usize = 1 << 20;
 /// The size in memory of the rows at which a row group of an exported Parquet file ends, in bytes.

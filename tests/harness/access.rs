@@ -11,7 +11,7 @@ use driftdb::client::{
 use driftdb::v1;
 use driftdb_common::service::access::token::TokenHash;
 use tonic::Status;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use super::calls::fresh;
 use super::secure_cluster::SecureFiles;
@@ -99,6 +99,14 @@ impl SecuredCluster {
     pub async fn writer_as(&self, name: &str) -> WriterApi {
         let token = BearerToken::new(&token_of(name)).unwrap();
         writer_with(self.channel(&self.writer).await, Credentials::new(Some(token), &self.writer.url))
+    }
+
+    /// The same over a connection of its own with small receive windows: the writer soon notices if the test stops reading.
+    pub async fn narrow_writer_as(&self, name: &str) -> WriterApi {
+        let endpoint = Endpoint::from_shared(self.writer.url.clone()).unwrap();
+        let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(64 << 10);
+        let token = BearerToken::new(&token_of(name)).unwrap();
+        writer_with(endpoint.connect().await.unwrap(), Credentials::new(Some(token), &self.writer.url))
     }
 
     /// The reader, as a principal calls it.

@@ -1,8 +1,10 @@
 //! Options of `export`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
+
+use super::target::FileTargetArgs;
 
 pub(super) const EXPORT_EXAMPLES: &str = "\
 The format is that of -o, or of FILE's ending: .csv or .jsonl, also with .gz or .zst, which compresses, or .parquet. All rows are of
@@ -24,12 +26,8 @@ Examples:
 /// Options of `export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Table, and the file to write; with --table the file only. `-` means stdout
-    #[arg(value_name = "TABLE FILE", required = true)]
-    arguments: Vec<PathBuf>,
-    /// Table, as an option
-    #[arg(short, long, value_name = "TABLE")]
-    table: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: FileTargetArgs,
     /// Point in time of the rows [default: @now]
     #[arg(long, value_name = "POINT")]
     pub(crate) as_of: Option<String>,
@@ -42,24 +40,6 @@ pub(crate) struct ExportArgs {
     /// Fields to write, in this order, separated by commas [default: all fields]
     #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
     pub(crate) columns: Vec<String>,
-}
-
-impl ExportArgs {
-    /// The table and the file. Fails with a message unless there is one of each.
-    pub(crate) fn target(&self) -> Result<(String, &Path), String> {
-        let needs =
-            |what: &str| Err(format!("{what} is required: export TABLE FILE, or export -t TABLE FILE"));
-        match (&self.table, self.arguments.as_slice()) {
-            (Some(table), [file]) => Ok((table.clone(), file)),
-            (None, [table, file]) => match table.to_str() {
-                Some(table) => Ok((table.to_owned(), file)),
-                None => Err("the name of the table is not UTF-8".to_owned()),
-            },
-            (None, [_]) => needs("a file, or `-` for stdout,"),
-            (_, []) => needs("a file"),
-            _ => Err("there are more arguments than a table and a file".to_owned()),
-        }
-    }
 }
 
 /// The format of an exported file.

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::target::TableTargetArgs;
+use super::target::FileTargetArgs;
 use crate::commands::ingest::{NamedColumn, NamedKey};
 
 pub(super) const INGEST_EXAMPLES: &str = "\
+The file has rows as JSON Lines, a JSON array, CSV or TSV, and may be compressed with gzip or zstd.
+
 Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes automatically. If driftctl
 stops, run the same command again: it resumes after the last loaded row, unless the file has changed.
 
@@ -20,13 +22,13 @@ Rows without a key can be loaded into a table whose keys are AUTO. The writer ma
 a row that is loaded a second time: resume such a load, and do not use --restart.
 
 Examples:
-  driftctl ingest orders --file orders.jsonl
-  driftctl ingest orders --file orders.csv --skip-bad bad.csv
-  driftctl ingest orders --file orders.csv --types price=decimal,zip=text
-  driftctl ingest orders --file export.tsv.gz --create --pk id
-  driftctl ingest readings --file readings.csv --create --pk id --auto
-  driftctl ingest prices --file prices.csv --create --pk 'symbol,day INT'
-  curl -s https://example.com/orders.json | driftctl ingest orders --file - --upsert";
+  driftctl ingest orders orders.jsonl
+  driftctl ingest orders orders.csv --skip-bad bad.csv
+  driftctl ingest orders orders.csv --types price=decimal,zip=text
+  driftctl ingest orders export.tsv.gz --create --pk id
+  driftctl ingest readings readings.csv --create --pk id --auto
+  driftctl ingest prices prices.csv --create --pk 'symbol,day INT'
+  curl -s https://example.com/orders.json | driftctl ingest orders - --upsert";
 
 /// Parses the character between two cells.
 fn parse_delimiter(text: &str) -> Result<u8, String> {
@@ -52,10 +54,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct IngestArgs {
     #[command(flatten)]
-    pub(crate) table: TableTargetArgs,
-    /// File with rows, as JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd; `-` means stdin
-    #[arg(long, value_name = "FILE")]
-    pub(crate) file: PathBuf,
+    pub(crate) target: FileTargetArgs,
     /// Replace existing rows instead of rejecting new rows with the same key
     #[arg(long)]
     pub(crate) upsert: bool,

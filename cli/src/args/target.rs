@@ -3,6 +3,8 @@
 //! `driftctl get orders o1` and `driftctl get -t orders -k o1` mean the same. clap cannot say that the first argument is the table only if
 //! `--table` is missing, so all are collected, and sorted out once the command line is parsed.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
 /// The table of a command.
@@ -64,5 +66,49 @@ impl RowTargetArgs {
     /// The keys.
     pub(crate) fn keys(&self) -> &[String] {
         &self.keys
+    }
+}
+
+/// The table of a command, and a file to read or to write.
+#[derive(Debug, Default, Args)]
+pub(crate) struct FileTargetArgs {
+    /// Table, then the file; with --table the file only. `-` means stdin, or stdout
+    #[arg(value_name = "TABLE FILE")]
+    arguments: Vec<PathBuf>,
+    /// Table, as an option
+    #[arg(short, long, value_name = "TABLE")]
+    table: Option<String>,
+    /// File, as an option
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl FileTargetArgs {
+    /// Sorts the arguments out. Fails with a message unless there are one table and one file.
+    pub(crate) fn resolve(&mut self) -> Result<(), String> {
+        let mut arguments = std::mem::take(&mut self.arguments).into_iter();
+        if self.table.is_none() {
+            let first = arguments.next().map(PathBuf::into_os_string);
+            let name = first.ok_or("a table is required: give its name, or --table")?.into_string();
+            self.table = Some(name.map_err(|_| "the name of the table is not UTF-8")?);
+        }
+        self.file = match self.file.take().or_else(|| arguments.next()) {
+            Some(file) => Some(file),
+            None => return Err("a file is required: give it after the table, or --file".to_owned()),
+        };
+        match arguments.next() {
+            Some(_) => Err("there are more arguments than a table and a file".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// The name of the table.
+    pub(crate) fn table(&self) -> &str {
+        self.table.as_deref().unwrap_or_default()
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("-"))
     }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::args::{AddContextArgs, ContextArgs, ContextCommand, GivenOptions, GlobalArgs, UseContextArgs};
+use crate::contexts::editor::ContextsEditor;
 use crate::contexts::{self, ContextEntry, ContextsFile};
 use crate::exit::CliResult;
 use crate::render::{self, Printer};
@@ -17,19 +18,19 @@ pub(crate) fn run(
     given: &GivenOptions,
     out: &mut Printer,
 ) -> CliResult {
-    let mut file = ContextsFile::open()?;
+    let file = ContextsFile::open()?;
     match args.command {
         ContextCommand::List => list(&file, global, out),
         ContextCommand::Show { name } => show(&file, name, global, out),
-        ContextCommand::Use(args) => switch(&mut file, args),
-        ContextCommand::Add(args) => add(&mut file, args, global, given),
-        ContextCommand::Remove { name } => remove(&mut file, &name),
+        ContextCommand::Use(args) => switch(ContextsEditor::open(file)?, args),
+        ContextCommand::Add(args) => add(ContextsEditor::open(file)?, args, global, given),
+        ContextCommand::Remove { name } => remove(ContextsEditor::open(file)?, &name),
     }
 }
 
 /// The context that other commands use now: the one that is named, or the current one.
 fn in_use<'a>(file: &'a ContextsFile, global: &'a GlobalArgs) -> Option<&'a str> {
-    let named = global.context.as_deref().or(file.content.current.as_deref());
+    let named = global.context.as_deref().or(file.current());
     named.filter(|name| !name.is_empty())
 }
 
@@ -56,7 +57,7 @@ fn record(name: &str, entry: &ContextEntry, current: bool) -> CliResult<String> 
 
 fn list(file: &ContextsFile, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let current = in_use(file, global);
-    for (name, entry) in &file.content.context {
+    for (name, entry) in file.contexts() {
         out.print_record(&record(name, entry, current == Some(name.as_str()))?)?;
     }
     out.end_rows()
@@ -71,13 +72,13 @@ fn show(file: &ContextsFile, name: Option<String>, global: &GlobalArgs, out: &mu
     out.print_record(&record(name, file.named(name)?, current == Some(name))?)
 }
 
-fn switch(file: &mut ContextsFile, args: UseContextArgs) -> CliResult {
+fn switch(mut editor: ContextsEditor, args: UseContextArgs) -> CliResult {
     let name = args.name.filter(|_| !args.none);
     if let Some(name) = &name {
-        file.named(name)?;
+        editor.file().named(name)?;
     }
-    file.content.current.clone_from(&name);
-    file.save()?;
+    editor.set_current(name.as_deref());
+    editor.save()?;
     render::note(&match name {
         Some(name) => format!("the current context is {name:?}"),
         None => "no context is in use".to_owned(),
@@ -86,33 +87,33 @@ fn switch(file: &mut ContextsFile, args: UseContextArgs) -> CliResult {
 }
 
 fn add(
-    file: &mut ContextsFile,
+    mut editor: ContextsEditor,
     args: AddContextArgs,
     global: &GlobalArgs,
     given: &GivenOptions,
 ) -> CliResult {
     contexts::check_name(&args.name)?;
-    if file.content.context.contains_key(&args.name) && !args.replace {
+    if editor.file().contexts().contains_key(&args.name) && !args.replace {
         let message = format!("context {:?} exists; --replace replaces it", args.name);
         return Err(Error::new(Reason::ArgumentInvalid, message).into());
     }
-    let entry = ContextEntry::of_options(global, given)?;
-    file.content.context.insert(args.name.clone(), entry);
-    file.save()?;
-    let hint = match file.content.current.as_ref() == Some(&args.name) {
+    editor.insert(&args.name, &ContextEntry::of_options(global, given)?)?;
+    let hint = match editor.file().current() == Some(&args.name) {
         true => String::new(),
         false => format!("; `driftctl context use {}` makes it the current one", args.name),
     };
-    render::note(&format!("context {:?} is in {}{hint}", args.name, file.path().display()));
+    let note = format!("context {:?} is in {}{hint}", args.name, editor.file().path().display());
+    editor.save()?;
+    render::note(&note);
     Ok(())
 }
 
-fn remove(file: &mut ContextsFile, name: &str) -> CliResult {
-    file.named(name)?;
-    file.content.context.remove(name);
-    if file.content.current.as_deref() == Some(name) {
-        file.content.current = None;
+fn remove(mut editor: ContextsEditor, name: &str) -> CliResult {
+    editor.file().named(name)?;
+    editor.remove(name);
+    if editor.file().current() == Some(name) {
+        editor.set_current(None);
         render::note("note: it was the current context; no context is in use now");
     }
-    Ok(file.save()?)
+    Ok(editor.save()?)
 }

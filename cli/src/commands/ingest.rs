@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         let message = "--types, --all-text, --null and --delimiter are for CSV and TSV files; JSON has types of its own";
         return Err(Failure::Usage(message.to_owned()));
     }
-    let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
+    let stamp = if input::is_stdin(args.target.file()) { None } else { fs::read_stamp(args.target.file())? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
     let table = table(database, args).await?;
     let rules = ReadRules {
@@ -56,21 +56,21 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         batch: batch(args),
         keep_raw: skipped.is_some(),
     };
-    let mut pieces = Pieces::new(rows::open(&args.file, rules)?);
+    let mut pieces = Pieces::new(rows::open(args.target.file(), rules)?);
     if args.dry_run {
-        return dry_run::run(pieces, &table, out).await;
+        return dry_run::run(pieces, (&table, args.upsert), out).await;
     }
     let created_seq = match table.created_seq {
         Some(seq) => seq,
         None => {
             // A file that cannot be loaded must leave no table behind.
             check_begin(&mut pieces, &table, args).await?;
-            create(database, args.table.name(), &table).await?
+            create(database, args.target.table(), &table).await?
         }
     };
     let plan = LoadPlan {
-        table: args.table.name().to_owned(),
-        file: input::name(&args.file),
+        table: args.target.table().to_owned(),
+        file: input::name(args.target.file()),
         upsert: args.upsert,
         producer: producer(args, created_seq, stamp.as_ref()),
         in_flight: usize::try_from(args.in_flight).unwrap_or(1),
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         render::note(&format!("note: if this load is interrupted, resume it with --producer {producer}"));
     }
     // Of a compressed file, the length says little about how much there is to read.
-    let len = stamp.filter(|_| uncompressed_name(&args.file).1).map(|stamp| stamp.len);
+    let len = stamp.filter(|_| uncompressed_name(args.target.file()).1).map(|stamp| stamp.len);
     let meter = Meter::new(len);
     let mut load = Load::new(plan, database, pieces, skipped, meter);
     let outcome = load.run().await;
@@ -106,14 +106,14 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
 
 /// Fails if the file has no header that fits, or its first line is not a row and such lines are not set aside.
 async fn check_begin(pieces: &mut Pieces, table: &TableKey, args: &IngestArgs) -> Result<()> {
-    let place = |line| format!("{}, line {line}", input::name(&args.file));
+    let place = |line| format!("{}, line {line}", input::name(args.target.file()));
     match pieces.peek().await {
         Some(Err(error)) => Err(error.clone()),
         Some(Ok(InputPiece::Bad(line, _, error))) if args.skip_bad.is_none() => {
             Err(error.clone().context(place(*line)))
         }
         Some(Ok(InputPiece::Batch(batch))) if args.skip_bad.is_none() => match batch.rows.first() {
-            Some(row) => table.check_key(&row.document).map_err(|error| error.context(place(row.line))),
+            Some(row) => table.of(&row.document).map(drop).map_err(|error| error.context(place(row.line))),
             None => Ok(()),
         },
         _ => Ok(()),
@@ -127,7 +127,7 @@ fn with_key_advice(error: Error, args: &IngestArgs) -> Error {
     if !is_number || !args.create || args.int_key {
         return error;
     }
-    let table = args.table.name();
+    let table = args.target.table();
     let advice = format!("for keys that are whole numbers, drop table {table} and load with --int-key");
     Error::new(error.reason(), format!("{}; {advice}", error.message()))
 }
@@ -137,7 +137,7 @@ fn batch(args: &IngestArgs) -> usize {
 }
 
 fn format(args: &IngestArgs) -> RowFormat {
-    let by_name = match uncompressed_name(&args.file).0.rsplit_once('.') {
+    let by_name = match uncompressed_name(args.target.file()).0.rsplit_once('.') {
         Some((_, "csv")) => RowFormat::Csv,
         Some((_, "tsv" | "tab")) => RowFormat::Tsv,
         _ => RowFormat::Jsonl,
@@ -168,7 +168,7 @@ fn cells(args: &IngestArgs, table: &TableKey) -> CellRules {
 
 /// The table, which may have to be created first, if the user asks for it.
 async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<TableKey> {
-    let name = args.table.name();
+    let name = args.target.table();
     let tables = database.writer_status().await?.tables;
     if let Some(info) = tables.iter().find(|info| info.table == name) {
         if args.auto && !info.auto_key {
@@ -224,9 +224,9 @@ fn producer(args: &IngestArgs, created_seq: u64, stamp: Option<&FileStamp>) -> S
     }
     let random = Uuid::new_v4().simple();
     match stamp.filter(|_| !args.restart) {
-        Some(stamp) => format!("driftctl:{}:{:032x}", args.table.name(), digest(args, created_seq, stamp)),
+        Some(stamp) => format!("driftctl:{}:{:032x}", args.target.table(), digest(args, created_seq, stamp)),
         // A pipe cannot be read again, so its load cannot be resumed either.
-        None => format!("driftctl:{}:{random}", args.table.name()),
+        None => format!("driftctl:{}:{random}", args.target.table()),
     }
 }
 

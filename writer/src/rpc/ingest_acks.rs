@@ -6,7 +6,7 @@ use driftdb::v1;
 use driftdb_common::memory::{Claim, MemoryAccount, MemoryPermit, MemoryUse};
 use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::status::{self, to_status};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::Status;
 
 use crate::admission::producers::RefusedOperation;
@@ -97,9 +97,10 @@ pub(super) struct Acknowledgement {
     memory: Vec<BatchMemory>,
 }
 
-/// Acknowledges batches in order. Batches that are durable at the same time share one response.
+/// Acknowledges batches in order. Batches that are durable at the same time share one response. After the last one comes why the stream
+/// has ended, if it was ended from this side.
 pub(super) async fn acknowledge_batches(
-    mut admitted: mpsc::Receiver<MessageOutcome>,
+    (mut admitted, mut revocation): (mpsc::Receiver<MessageOutcome>, oneshot::Receiver<Status>),
     acks: mpsc::Sender<Result<Acknowledgement, Status>>,
     tokens: CommitTokens,
 ) {
@@ -134,6 +135,10 @@ pub(super) async fn acknowledge_batches(
         if next.is_none() {
             next = admitted.recv().await;
         }
+    }
+    if let Ok(status) = revocation.try_recv() {
+        // If the client has left, nobody waits for the status.
+        let _ = acks.send(Err(status)).await;
     }
 }
 

@@ -28,7 +28,7 @@ use driftdb_common::service::server::{CallMemory, ResponseStream, STREAM_WINDOW}
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::operation::Operation;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,8 @@ struct BatchReceiver {
     /// Whether a refused operation has ended the stream.
     stopped: bool,
     outcomes: mpsc::Sender<MessageOutcome>,
+    /// Takes why the stream ends, if there is no room for it among the outcomes.
+    revoked: Option<oneshot::Sender<Status>>,
     call: CallMemory,
     memory: StreamMemory,
     /// Reserved for what the client can send before the stream reads it.
@@ -125,6 +127,7 @@ impl IngestService {
         call.wait_for_messages();
         let (outcomes, admitted) = mpsc::channel(UNACKNOWLEDGED_BATCHES);
         let (acks, responses) = mpsc::channel(ACKS_AHEAD);
+        let (revoked, revocation) = oneshot::channel();
         let session = self.pipeline.open_session(self.shutdown.child_token());
         let receiver = BatchReceiver {
             service: self.clone(),
@@ -137,12 +140,13 @@ impl IngestService {
             last_batch: None,
             stopped: false,
             outcomes,
+            revoked: Some(revoked),
             memory: StreamMemory::new(Arc::clone(call.account())),
             call,
             _window: window,
         };
         tokio::spawn(receiver.run(inbound));
-        tokio::spawn(acknowledge_batches(admitted, acks, self.tokens.clone()));
+        tokio::spawn(acknowledge_batches((admitted, revocation), acks, self.tokens.clone()));
         // The memory of an acknowledgement is given back when the acknowledgement is taken to be sent.
         let acks = ReceiverStream::new(responses);
         Ok(Box::pin(acks.map(move |ack| match ack {
@@ -235,11 +239,16 @@ impl BatchReceiver {
                 Ok(None) => return,
                 Err(status) => (MessageOutcome::End(status), true),
             };
-            // A client that does not read its acknowledgements keeps no stream that must end.
+            // A client that does not read its acknowledgements keeps no stream that must end. If it reads them later, it learns why the
+            // stream has ended, and not of this batch, like a client whose connection breaks.
             let is_sent = tokio::select! {
                 biased;
                 sent = self.outcomes.send(outcome) => sent.is_ok(),
-                _ = self.lease.ended() => false,
+                error = self.lease.ended() => {
+                    // If the other task has ended, nobody waits for the reason.
+                    let _ = self.revoked.take().map(|revoked| revoked.send(to_status(error)));
+                    false
+                }
             };
             if !is_sent || ends {
                 return;

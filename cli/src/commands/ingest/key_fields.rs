@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
-use driftdb_common::format::key::KeyType;
+use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::path::Path;
 
 /// A field of the primary key of a new table, as the user has named it: `FIELD`, `FIELD INT` or `FIELD STRING`.
@@ -64,16 +64,19 @@ pub(crate) struct TableKey {
 }
 
 impl TableKey {
-    /// Fails if a document of the file has no key that the table can have.
-    pub(crate) fn check_key(&self, document: &Bytes) -> Result<()> {
+    /// The key of a document of the file, by field; `None` if the writer makes it. Fails if the table cannot have the key.
+    pub(crate) fn of(&self, document: &Bytes) -> Result<Option<Vec<Key>>> {
         let document = Document::trusted(document.clone());
+        let (mut key, mut is_made) = (Vec::with_capacity(self.fields.len()), false);
         for field in &self.fields {
             let is_missing = document.get(&Path::field(&field.name))?.is_none();
-            if !(is_missing && self.makes_keys) {
-                document.key(&field.name, field.of)?;
+            if is_missing && self.makes_keys {
+                is_made = true;
+            } else {
+                key.push(document.key(&field.name, field.of)?);
             }
         }
-        Ok(())
+        Ok(Some(key).filter(|_| !is_made))
     }
 }
 

@@ -383,6 +383,11 @@ async fn files_of_every_format_are_loaded() {
     let path = file(dir.path(), "keys.jsonl", "{\"id\":\"a\"}\n{\"n\":1}\n{\"id\":7}\n");
     let (code, text) = ingest(&writer, &["--file", &path, "--dry-run"]).await.unwrap_err();
     assert!(code == 1 && text.contains("2 of 3 rows cannot be loaded"), "{text}");
+    // And rows whose key another row of the file has, unless they replace it. The file needs no option.
+    let path = file(dir.path(), "twice.csv", "id,n\na,1\nb,2\na,3\n");
+    let (code, text) = ingest(&writer, &[&path, "--dry-run"]).await.unwrap_err();
+    assert!(code == 1 && text.contains("1 of 3 rows cannot be loaded"), "{text}");
+    assert_eq!(ingest(&writer, &[&path, "--dry-run", "--upsert"]).await.unwrap(), "{\"rows\":3,\"bad\":0}\n");
     let path = file(dir.path(), "semi.csv.gz", "");
     fs::create_output(Path::new(&path)).unwrap().write_all(&gzip(semicolons)).unwrap();
     let (code, text) = ingest(&writer, &["--file", &path]).await.unwrap_err();

@@ -180,7 +180,9 @@ impl<'a> StatementReader<'a> {
             }
             Condition::Like { column, .. } | Condition::ILike { column, .. } => (column, text),
             Condition::Contains { column, .. } | Condition::Any { column, .. } => (column, Kinds::ARRAY),
-            Condition::IsNull { column, .. } | Condition::IsMissing { column, .. } => {
+            // For `IS NULL` a missing field is no null, so the field is expected as elsewhere.
+            Condition::IsNull { column, .. } => (column, Kinds::default()),
+            Condition::IsMissing { column, .. } => {
                 if let Column::Path(path) = column
                     && let Some(entry) = self.entry(path)?
                 {
