@@ -12,7 +12,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-quick test-parquet planted soak bench bench-history bench-growth bench-counts demo clients client-docs fmt clippy doc deny ci clean
+.PHONY: help build test test-quick test-parquet planted soak bench bench-history bench-growth bench-counts demo clients clients-python clients-node clients-buckets client-docs fmt clippy doc deny ci clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,13 +20,13 @@ help: ## List these targets
 build: ## Build driftdb-writer, driftdb-reader and driftctl for release
 	$(CARGO) build $(LOCKED) --release --workspace --bins
 
-# The quick tests mostly wait, for files and for other processes: more threads than cores. The slow ones compute.
+# The quick tests mostly wait, for files and for other processes: more threads than cores. The slow ones compute more.
 test-quick: ## Run the quick tests (5 min on 2 cores, after compiling)
 	$(CARGO) build $(LOCKED) $(TESTS)
 	$(CARGO) test $(LOCKED) --workspace -- --test-threads 4
 
 test: test-quick ## Run the quick and the slow tests (15 min on 2 cores, after compiling)
-	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored
+	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored --test-threads 3
 
 # Of the whole workspace, because the features of the libraries are then those of the other tests, which have compiled them.
 test-parquet: ## Test the export to Parquet, which is behind a feature of driftctl
@@ -40,9 +40,15 @@ soak: ## Run all tests in their long form (hours)
 	$(CARGO) build $(LOCKED) --release $(TESTS)
 	DRIFTDB_SOAK=1 $(CARGO) test $(LOCKED) --release --workspace -- --include-ignored
 
-clients: ## Test the packages for Python and Node, and buckets on S3 servers (needs python3 with venv; skips what is missing)
+clients: clients-python clients-node clients-buckets ## Test the packages for Python and Node, and buckets on S3 servers (needs python3 with venv; skips what is missing)
+
+clients-python:
 	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/python/run.sh
+
+clients-node:
 	CARGO=$(CARGO) tests/clients/node/run.sh
+
+clients-buckets:
 	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/buckets/run.sh
 
 client-docs: ## Write the reference of the Python package into target/client-docs
