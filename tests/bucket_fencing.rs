@@ -174,9 +174,9 @@ fn a_mirror_leaves_a_fence_that_nothing_follows() {
     });
     assert_eq!(begin(&store).fence, 5, "after another on number 3, which collection had passed");
     assert!(!mirror.is_kept().unwrap());
-    assert!(mirror.advance().unwrap(), "the fence that nothing follows");
+    assert!(mirror.advance(&mut |_| Ok(())).unwrap(), "the fence that nothing follows");
     assert!(!mirror.is_kept().unwrap());
-    assert_eq!(mirror.advance().unwrap_err().reason(), Reason::Corrupt);
+    assert_eq!(mirror.advance(&mut |_| Ok(())).unwrap_err().reason(), Reason::Corrupt);
     mirror.reconnect();
     catch_up(&mut mirror).unwrap();
     assert!(mirror.last_chunk() == 5 && mirror.is_kept().unwrap());

@@ -276,6 +276,7 @@ impl BucketWork {
                         chunk = made.chunk,
                         chunks = made.last_chunk,
                         bytes = made.bytes,
+                        left = made.left,
                         "copying the bucket"
                     );
                     logged = Instant::now();
@@ -284,8 +285,9 @@ impl BucketWork {
             })?;
             (self.is_connected, self.kept_at) = (true, Instant::now());
         }
-        while self.mirror.advance()? {
-            self.stop.check()?;
+        let stop = &self.stop;
+        while self.mirror.advance(&mut |_| stop.check())? {
+            stop.check()?;
         }
         if self.kept_at.elapsed() > LONG_PAUSE {
             self.kept_at = Instant::now();
