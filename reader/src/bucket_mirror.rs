@@ -12,6 +12,7 @@ use driftdb_common::bucket::mirror::Mirror;
 use driftdb_common::bucket::remote_files::{BucketFileSystem, RemoteFiles};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
 use driftdb_common::metrics::catalog;
 use driftdb_common::metrics::samples::Samples;
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
@@ -148,7 +149,10 @@ impl BucketMirror {
         let (mirror, files, remote) = match cache_bytes {
             None => (mirror.with_whole_files()?, local, None),
             Some(budget) => {
-                let remote = RemoteFiles::new(store.clone(), Arc::clone(&local), dir, budget)?;
+                let timeout = Duration::from_secs(limits::BUCKET_PART_SECS);
+                let parts = BucketStore::open_with_timeout(url, timeout)?;
+                let parts = parts.with_patience(PATIENCE).stopped_by(&stop.flag);
+                let remote = RemoteFiles::new(parts, Arc::clone(&local), dir, budget)?;
                 let files: Arc<dyn FileSystem> = Arc::new(BucketFileSystem::new(local, Arc::clone(&remote)));
                 (mirror.keeping_in_bucket(Arc::clone(&remote))?, files, Some(remote))
             }

@@ -6,6 +6,7 @@
 //! mirror has caught up for the first time: until then nothing takes the directory for a database.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,6 +62,9 @@ impl Mirror {
     pub fn open(store: BucketStore, fs: Arc<dyn FileSystem>, dir: &DataDir) -> Result<Mirror> {
         let failed = |e| Error::io(format_args!("cannot create {}", dir.root().display()), &e);
         fs.create_dir(dir.root()).map_err(failed)?;
+        // Its name, too, outlives a power cut. Not everyone may read the directory above: then the copy may begin again.
+        let above = dir.root().parent().filter(|above| !above.as_os_str().is_empty());
+        let _ = fs.sync_dir(above.unwrap_or(Path::new(".")));
         let lock = lock(&*fs, dir)?;
         let record = match MirrorRecord::read(&*fs, dir)? {
             Some(record) if record.bucket == store.place() => record,
@@ -204,11 +208,7 @@ impl Mirror {
 
     /// Finds the chunk to continue after: the last one of the directory, or if it has none, or one that is not kept any more, the base
     /// of chunk `last`.
-    fn find_start(
-        &mut self,
-        LogEnds { first, last }: LogEnds,
-        progress: MirrorProgressFn<'_>,
-    ) -> Result<()> {
+    fn find_start(&mut self, LogEnds { first, last }: LogEnds, progress: MirrorProgressFn<'_>) -> Result<()> {
         let known = self.content.record.number;
         if known > last {
             let detail = format!("it has chunk {known}, and the bucket ends with chunk {last}");
@@ -277,7 +277,8 @@ impl Mirror {
         let Some(file) = base.replaced.iter().find(|file| file.path == LINEAGE) else {
             return Ok(Lineage::default());
         };
-        manifest::decode(&file.bytes).map_err(|detail| Error::corrupt(self.content.object(LINEAGE), 0, detail))
+        manifest::decode(&file.bytes)
+            .map_err(|detail| Error::corrupt(self.content.object(LINEAGE), 0, detail))
     }
 
     /// Applies what a chunk contains.
