@@ -52,9 +52,7 @@ async fn bucket_with_long_files(home: &Path) -> (Arc<SimBucket>, Vec<serde_json:
     let mut random = Random(3);
     for i in 0..12 {
         let noise: String = (0..50_000).map(|_| format!("{:016x}", random.next())).collect();
-        apply(&mut writer, vec![put("long", &format!(r#"{{"id":"r{i}","noise":"{noise}"}}"#))])
-            .await
-            .unwrap();
+        apply(&mut writer, vec![put("long", format!(r#"{{"id":"r{i}","noise":"{noise}"}}"#))]).await.unwrap();
     }
     calls::snapshot(&mut writer, "long").await.unwrap();
     drop(writer);
