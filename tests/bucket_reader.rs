@@ -3,12 +3,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "takes a bucket away and damages it")]
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use driftdb::v1;
 use driftdb_common::bucket::chain::LogEnds;
-use driftdb_common::bucket::mirror::Mirror;
+use driftdb_common::bucket::mirror::{Mirror, materialize};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::Reason;
 use driftdb_common::storage::fs::OsFileSystem;
@@ -20,6 +23,7 @@ use crate::harness::buckets::{
 use crate::harness::condition::Random;
 use crate::harness::lane::by_lane;
 use crate::harness::random_writer::{RandomWriter, compare};
+use crate::harness::s3_server::{S3Server, Weather};
 use crate::harness::watching::{everything, resume, told, watch};
 use crate::harness::*;
 
@@ -166,6 +170,120 @@ async fn snapshots_that_stay_in_the_bucket_are_read_in_parts_within_a_budget() {
     assert!(refused.contains("--bucket-cache"), "{refused}");
 }
 
+/// Queries that need what is not here wait or fail; others do not wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_that_wait_for_a_silent_bucket_hold_up_no_others() {
+    let (server, home) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let options = ["--bucket-interval", "20ms", "--snapshot-events", "100000"];
+    let mut daemon = server.daemon("driftdb-writer", &home.path().join("data"), &options);
+    let mut writer = daemon.as_writer().await;
+    create_table(&mut writer, "old").await.unwrap();
+    let mut random = Random(5);
+    for batch in 0..20 {
+        let row = |n| {
+            let noise: String = (0..250).map(|_| format!("{:016x}", random.next())).collect();
+            put("old", format!(r#"{{"id":"r{batch}-{n}","noise":"{noise}"}}"#))
+        };
+        apply(&mut writer, (0..50).map(row).collect()).await.unwrap();
+    }
+    calls::snapshot(&mut writer, "old").await.unwrap();
+    drop(writer);
+    assert!(daemon.terminate().await.success());
+    // A new writer begins with what there is, and its chunks come after a base.
+    let options = ["--bucket-interval", "20ms", "--bucket-base-chunks", "2"];
+    let daemon = server.daemon("driftdb-writer", &home.path().join("data"), &options);
+    let mut writer = daemon.as_writer().await;
+    create_table(&mut writer, "new").await.unwrap();
+    let args = ["--bucket-cache", "10000000", "--cache", "0", "--poll-interval", "20ms"];
+    let cached = server.daemon("driftdb-reader", &home.path().join("cache"), &args);
+    let mut reader = until_serving(&cached).await;
+    let seq = apply(&mut writer, vec![put("new", r#"{"id":"a"}"#)]).await.unwrap().seq;
+    until_reader(&mut reader, "it follows", |now| now.header.as_ref().unwrap().applied_seq >= seq).await;
+
+    server.set_weather(Weather::Silent);
+    let began = Instant::now();
+    let waiting: Vec<_> = (0..16)
+        .map(|_| {
+            let mut reader = reader.clone();
+            tokio::spawn(async move { select_at(&mut reader, "old", seq).await })
+        })
+        .collect();
+    // For as long as they wait, what is here is answered at once.
+    let mut asked = 0;
+    while !waiting.iter().all(|query| query.is_finished()) {
+        let one = Instant::now();
+        let found = select_at(&mut reader, "new", seq).await.unwrap();
+        assert!(found.len() == 1 && one.elapsed() < Duration::from_secs(2), "{:?}", one.elapsed());
+        asked += 1;
+        assert!(began.elapsed() < Duration::from_secs(25), "they wait for too long");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(asked > 10, "{asked}");
+    for query in waiting {
+        match query.await.unwrap() {
+            Ok(rows) => panic!("{} rows were not in the bucket", rows.len()),
+            Err(status) => assert_eq!(reason(&status), "UNREACHABLE"),
+        }
+    }
+    // The next ones do not wait again.
+    let one = Instant::now();
+    assert_eq!(reason(&select_at(&mut reader, "old", seq).await.unwrap_err()), "UNREACHABLE");
+    assert!(one.elapsed() < Duration::from_secs(1), "{:?}", one.elapsed());
+    server.set_weather(Weather::Fair);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let rows = loop {
+        match select_at(&mut reader, "old", seq).await {
+            Ok(rows) => break rows,
+            Err(status) => assert!(Instant::now() < deadline, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(rows.len(), 1000);
+}
+
+/// The names of the files of all tables in a directory.
+fn table_files(dir: &Path) -> BTreeSet<PathBuf> {
+    let (mut found, mut folders) = (BTreeSet::new(), vec![dir.join("tables")]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(dir).unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// A command in a cron job copies what is new, and ends.
+#[tokio::test]
+async fn processes_that_live_shortly_leave_no_files_that_nobody_needs() {
+    let made = BackedUp::build(6, 60).await;
+    let (store, fs) = (BucketStore::open(&made.url()).unwrap(), OsFileSystem::shared());
+    let last = driftdb_common::bucket::chain::ends(&store).unwrap().last;
+    let cache = made.home.path().join("cache");
+    let open = || Mirror::open(store.clone(), Arc::clone(&fs), &DataDir::new(&cache)).unwrap();
+    for last in 2..=last {
+        let mut mirror = open();
+        mirror.catch_up(LogEnds { first: 1, last }, &mut |_| Ok(())).unwrap();
+        mirror.complete().unwrap();
+    }
+    let before = table_files(&cache);
+    let mut mirror = open();
+    mirror.catch_up(LogEnds { first: 1, last }, &mut |_| Ok(())).unwrap();
+    assert!(!mirror.advance(&mut |_| Ok(())).unwrap());
+    mirror.checkpoint().unwrap();
+    drop(mirror);
+    let fresh = made.home.path().join("fresh");
+    materialize(&store, None, &fs, &DataDir::new(&fresh), &mut |_| Ok(())).unwrap();
+    let (after, needed) = (table_files(&cache), table_files(&fresh));
+    assert!(before.len() > needed.len(), "the writer has replaced no files: {before:?}");
+    assert_eq!(after.difference(&needed).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+    assert_eq!(needed.difference(&after).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+}
+
 #[tokio::test]
 async fn a_watch_continues_over_a_killed_reader_of_the_bucket() {
     let shipping = Shipping::start();
@@ -243,6 +361,11 @@ async fn a_bucket_that_does_not_answer_stops_nothing_and_is_named() {
     let request = v1::SelectRequest { table: "t0".into(), freshness, ..Default::default() };
     assert_eq!(reason(&select(&mut reader, request).await.unwrap_err()), "REPLICA_BEHIND");
     assert_eq!(reader_status(&mut reader).await.lag, None);
+    // No command takes that for 0.
+    let mut command = std::process::Command::new(binary("driftctl"));
+    command.args(["-o", "jsonl", "--reader", &daemon.url, "status"]).env_remove("DRIFTDB_DATA");
+    let printed = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(printed.contains(r#""lag_ms":null"#), "{printed}");
 
     fs::remove_dir(made.bucket()).unwrap();
     fs::rename(&away, made.bucket()).unwrap();

@@ -15,6 +15,7 @@ mod audit;
 mod bench;
 mod boundaries;
 mod bucket_backup;
+mod bucket_base;
 mod bucket_brownout;
 mod bucket_fencing;
 mod bucket_machine_loss;

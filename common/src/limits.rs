@@ -256,6 +256,10 @@ pub const BUCKET_CHUNK_BYTES: u64 = 256 << 20;
 pub const BUCKET_CHANGES_BYTES: u64 = 32 << 20;
 /// The time after which a request to an object store has failed, in seconds.
 pub const BUCKET_REQUEST_SECS: u64 = 30;
+/// The same for a part of a file that a query waits for, in seconds.
+pub const BUCKET_PART_SECS: u64 = 10;
+/// The number of such parts that are read from a bucket at once.
+pub const BUCKET_PART_REQUESTS: usize = 64;
 /// The time for which reads, uploads and listings of a bucket are repeated while its store does not answer, in seconds.
 pub const BUCKET_PATIENCE_SECS: u64 = 30;
 /// The number of objects that a listing of a folder in a bucket returns.

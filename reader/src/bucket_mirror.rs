@@ -12,6 +12,7 @@ use driftdb_common::bucket::mirror::Mirror;
 use driftdb_common::bucket::remote_files::{BucketFileSystem, RemoteFiles};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
 use driftdb_common::metrics::catalog;
 use driftdb_common::metrics::samples::Samples;
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
@@ -148,7 +149,10 @@ impl BucketMirror {
         let (mirror, files, remote) = match cache_bytes {
             None => (mirror.with_whole_files()?, local, None),
             Some(budget) => {
-                let remote = RemoteFiles::new(store.clone(), Arc::clone(&local), dir, budget)?;
+                let timeout = Duration::from_secs(limits::BUCKET_PART_SECS);
+                let parts = BucketStore::open_with_timeout(url, timeout)?;
+                let parts = parts.with_patience(PATIENCE).stopped_by(&stop.flag);
+                let remote = RemoteFiles::new(parts, Arc::clone(&local), dir, budget)?;
                 let files: Arc<dyn FileSystem> = Arc::new(BucketFileSystem::new(local, Arc::clone(&remote)));
                 (mirror.keeping_in_bucket(Arc::clone(&remote))?, files, Some(remote))
             }
@@ -276,6 +280,7 @@ impl BucketWork {
                         chunk = made.chunk,
                         chunks = made.last_chunk,
                         bytes = made.bytes,
+                        left = made.left,
                         "copying the bucket"
                     );
                     logged = Instant::now();
@@ -284,8 +289,9 @@ impl BucketWork {
             })?;
             (self.is_connected, self.kept_at) = (true, Instant::now());
         }
-        while self.mirror.advance()? {
-            self.stop.check()?;
+        let stop = &self.stop;
+        while self.mirror.advance(&mut |_| stop.check())? {
+            stop.check()?;
         }
         if self.kept_at.elapsed() > LONG_PAUSE {
             self.kept_at = Instant::now();

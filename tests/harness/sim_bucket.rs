@@ -38,6 +38,8 @@ struct SimObjects {
     objects: BTreeMap<String, Bytes>,
     /// All contents that a name ever had.
     ever: BTreeMap<String, BTreeSet<Vec<u8>>>,
+    /// The bytes of an object that were read.
+    read: BTreeMap<String, u64>,
     delayed: Vec<(String, Bytes)>,
     random: Random,
     faults: Faults,
@@ -100,6 +102,7 @@ impl SimBucket {
         let state = SimObjects {
             objects: BTreeMap::new(),
             ever: BTreeMap::new(),
+            read: BTreeMap::new(),
             delayed: Vec::new(),
             random: Random(seed),
             faults,
@@ -139,6 +142,11 @@ impl SimBucket {
     /// Every content that a name ever had.
     pub fn ever(&self, name: &str) -> Vec<Vec<u8>> {
         self.state.lock().unwrap().ever.get(name).into_iter().flatten().cloned().collect()
+    }
+
+    /// The bytes of an object that were read so far, each as often as it was.
+    pub fn read_bytes(&self, name: &str) -> u64 {
+        self.state.lock().unwrap().read.get(name).copied().unwrap_or_default()
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -206,6 +214,7 @@ impl Objects for SimBucket {
         let range = range.unwrap_or(0..len);
         let (start, end) = (range.start.min(len), range.end.min(len));
         assert!(end - start <= limit);
+        *state.read.entry(name.to_owned()).or_default() += end - start;
         Ok(Some(found.slice(usize::try_from(start).unwrap()..usize::try_from(end).unwrap())))
     }
 

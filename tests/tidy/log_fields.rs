@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::lexer::words;
 
 /// Every name, with what it holds. A new one needs a line here: first see whether one of these fits.
-const FIELDS: [(&str, &str); 39] = [
+const FIELDS: [(&str, &str); 40] = [
     ("action", "what the daemon does about it"),
     ("address", "where a port listens"),
     ("before", "a former value"),
@@ -26,6 +26,7 @@ const FIELDS: [(&str, &str); 39] = [
     ("indexes", "a number of index files"),
     ("job", "the number of a job"),
     ("lag_ms", "how far a reader or a bucket is behind, in milliseconds"),
+    ("left", "the bytes that are still to be read for a chunk of a bucket"),
     ("layers", "a number of layers"),
     ("left_out", "how many such lines were not written since the last one"),
     ("line", "the text of a line of the audit log"),

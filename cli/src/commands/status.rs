@@ -131,7 +131,8 @@ enum ReaderState {
 #[derive(Serialize)]
 struct ReaderFigures {
     applied_seq: u64,
-    lag_ms: u64,
+    /// `None` if it is not known: the bucket has not answered the reader yet.
+    lag_ms: Option<u64>,
     lag_seqs: u64,
     floor_seq: u64,
     watchers: u64,
@@ -283,10 +284,10 @@ fn memory_line(memory: &[MemoryJson]) -> String {
 
 fn reader_figures(found: v1::ReaderServiceStatusResponse) -> Result<ReaderFigures> {
     let header = found.header.unwrap_or_default();
-    let lag = std::time::Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default();
+    let lag = found.lag.and_then(|lag| std::time::Duration::try_from(lag).ok());
     Ok(ReaderFigures {
         applied_seq: header.applied_seq,
-        lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+        lag_ms: lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
         lag_seqs: found.lag_seqs,
         floor_seq: header.floor_seq,
         watchers: found.watchers,
@@ -358,8 +359,12 @@ fn for_people(status: &StatusJson) -> String {
                     "" => String::new(),
                     lost => format!("        started over: {lost}\n"),
                 };
+                let behind = match lag_ms {
+                    Some(lag_ms) => format!("{lag_seqs} commits and {lag_ms} ms behind"),
+                    None => "it is not known how far behind".to_owned(),
+                };
                 let line = format!(
-                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n{lost}",
+                    "reader  {}: seq {applied_seq}, {behind}, {watchers} watchers\n{lost}",
                     reader.url
                 );
                 let security = up.security.as_ref().map(SecurityJson::for_people).unwrap_or_default();
@@ -382,7 +387,7 @@ mod tests {
     fn status_has_a_stable_shape() {
         let up = ReaderFigures {
             applied_seq: 7,
-            lag_ms: 2,
+            lag_ms: Some(2),
             lag_seqs: 1,
             floor_seq: 0,
             watchers: 0,

@@ -4,12 +4,13 @@
 //! so that a copy of the directory that someone starts by mistake does not stop the writer that is at work, and again afterwards.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::bucket::chain::{ChunkChain, find_ends};
 use crate::bucket::chunk::ChunkOrigin;
 use crate::bucket::disk_state::DiskReader;
 use crate::bucket::fencing::{self, BucketClaim};
-use crate::bucket::mirror;
+use crate::bucket::mirror::{self, MirrorProgress};
 use crate::bucket::ship_source::upload;
 use crate::bucket::shipped::ShippedState;
 use crate::bucket::shipper::{ShipReport, ShippedHead, Shipper};
@@ -26,6 +27,8 @@ use crate::storage::lock::Lock;
 
 /// How often `backup` looks again at a directory whose writer adds files to upload.
 const BACKUP_ROUNDS: u32 = 20;
+/// How often a take-over logs how far the directory is.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// A data directory and the file system that it is on.
 pub type Place = (Arc<dyn FileSystem>, DataDir);
@@ -136,7 +139,16 @@ pub fn take_over(store: &BucketStore, place: &Place, origin: ChunkOrigin) -> Res
     let shipped = ShippedState::read(store, &claim.chain)?;
     let seq = claim.chain.last.last.seq;
     // The epoch is new before the directory counts as a database: a crash in between must not leave one with the former epoch.
-    mirror::materialize_changed((store, Some(claim.fence)), (fs, dir), &mut |_| Ok(()), || {
+    let mut logged = Instant::now();
+    let mut log_progress = |made: MirrorProgress| {
+        if logged.elapsed() >= LOG_EVERY {
+            let MirrorProgress { chunk, last_chunk, bytes, left } = made;
+            tracing::info!(chunk, chunks = last_chunk, bytes, left, "filling the directory from the bucket");
+            logged = Instant::now();
+        }
+        Ok(())
+    };
+    mirror::materialize_changed((store, Some(claim.fence)), (fs, dir), &mut log_progress, || {
         if shipped.has_all_acknowledged(claim.fence) {
             tracing::info!(seq, "the bucket has everything that was acknowledged: the epoch stays");
             return Ok(());
@@ -232,7 +244,7 @@ fn upload_all(
         let total = done + wanted.iter().map(|file| file.bytes).sum::<u64>();
         for file in wanted {
             progress(done, total)?;
-            match upload(store, &**fs, dir.root(), &file, &mut || Ok(())) {
+            match upload(store, &**fs, dir.root(), &file, &mut || progress(done, total)) {
                 Ok(known) => shipper.note_uploaded(known),
                 // A job has replaced it.
                 Err(error) if error.reason() == Reason::FileGone => {}

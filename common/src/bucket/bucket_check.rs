@@ -97,7 +97,7 @@ pub fn verify_bucket(
             Ok(chunk) => files.extend(chunk.files.into_iter().map(|file| (file.object(), file))),
             Err(error) => report(&mut counts, error)?,
         }
-        progress(MirrorProgress { chunk: number, last_chunk, bytes: counts.bytes })?;
+        progress(MirrorProgress { chunk: number, last_chunk, bytes: counts.bytes, left: 0 })?;
     }
     let listed = store.list("files")?;
     let listed: HashMap<String, u64> = listed.into_iter().map(|found| (found.name, found.bytes)).collect();

@@ -69,6 +69,12 @@ impl ContentDigest {
     pub fn of(bytes: &[u8]) -> ContentDigest {
         ContentDigest(xxh3_128(bytes).to_le_bytes())
     }
+
+    /// Parses what is displayed.
+    pub fn parse(text: &str) -> Option<ContentDigest> {
+        let value = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+        Some(ContentDigest(value.to_be_bytes()))
+    }
 }
 
 impl fmt::Display for ContentDigest {

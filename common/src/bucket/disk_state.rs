@@ -4,7 +4,7 @@
 //! counts here only if no entry is newer than its header, and a manifest only if HEAD is at least as new. Otherwise both are read again:
 //! a mirror must never have half a commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -123,9 +123,12 @@ impl DiskReader {
     /// The names of the directories of tables that the bucket does not have, by table id.
     fn unknown_tables(&self, shipped: &ShippedState) -> Result<HashMap<u64, String>> {
         let mut found = HashMap::new();
+        let known: HashSet<&str> =
+            shipped.manifests.values().map(|manifest| manifest.table.as_str()).collect();
         for name in layout::table_names(&*self.fs, &self.dir)? {
-            let is_known = shipped.manifests.values().any(|manifest| manifest.table == name);
-            if !is_known && let Some((manifest, _)) = self.manifest(&name)? {
+            if !known.contains(name.as_str())
+                && let Some((manifest, _)) = self.manifest(&name)?
+            {
                 found.insert(manifest.table_id, name);
             }
         }

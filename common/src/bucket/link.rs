@@ -16,6 +16,7 @@ use crate::bucket::chunk::{ChunkOrigin, HEADER_BYTES};
 use crate::bucket::collection;
 use crate::bucket::fencing::{BucketClaim, replaced_error};
 use crate::bucket::link_state::LinkState;
+use crate::bucket::postponed_uploads::PostponedUploads;
 use crate::bucket::ship_source::upload;
 use crate::bucket::shipper::{ShipReport, ShippedHead, Shipper};
 use crate::bucket::store::{BucketStore, Persistence};
@@ -55,6 +56,7 @@ pub struct BucketLink {
     shipper: Mutex<Option<Shipper>>,
     /// Held while a file is uploaded that no chunk names yet: collection must not delete it then.
     uploading: Mutex<()>,
+    postponed: Mutex<PostponedUploads>,
     state: Mutex<LinkState>,
     changed: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -84,6 +86,7 @@ impl BucketLink {
             claim: Mutex::new(claim),
             shipper: Mutex::default(),
             uploading: Mutex::default(),
+            postponed: Mutex::default(),
             state: Mutex::new(LinkState::new()),
             changed: Condvar::new(),
             threads: Mutex::default(),
@@ -236,9 +239,17 @@ impl BucketLink {
         };
         let mut shipped_at = None;
         let mut failed = Ok(());
+        self.postponed.lock().retain(&wanted);
         for file in wanted {
             self.ship_log_beside(&mut shipped_at)?;
             self.check_time()?;
+            // A writer that stops tries once more.
+            if !self.state.lock().is_ended()
+                && let Some(error) = self.postponed.lock().problem_of(&file)
+            {
+                failed = failed.and(Err(error));
+                continue;
+            }
             let _uploads = self.uploading.lock();
             let mut between = || {
                 self.check_time()?;
@@ -255,7 +266,10 @@ impl BucketLink {
                 Err(error) if matches!(error.reason(), Reason::Fenced | Reason::Cancelled) => {
                     return Err(error);
                 }
-                Err(error) => failed = failed.and(Err(error)),
+                Err(error) => {
+                    self.postponed.lock().note_failure(file, &error);
+                    failed = failed.and(Err(error));
+                }
             }
         }
         failed

@@ -6,15 +6,15 @@
 //! mirror has caught up for the first time: until then nothing takes the directory for a database.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::bucket::chain::{self, ChunkChain, LogEnds};
 use crate::bucket::chunk::{Chunk, ChunkHeader, ChunkKind, ContentDigest, chunk_name};
 use crate::bucket::mirror_content::MirrorContent;
-use crate::bucket::mirror_files::{MirrorFiles, MirrorRecord};
+use crate::bucket::mirror_files::{BegunBase, MirrorFiles, MirrorRecord};
 use crate::bucket::remote_files::RemoteFiles;
 use crate::bucket::store::BucketStore;
 use crate::error::{Error, Reason, Result};
@@ -25,9 +25,6 @@ use crate::storage::fs::{File, FileSystem};
 use crate::storage::layout::{self, DataDir, LINEAGE, MIRROR_RECORD};
 use crate::storage::{head, lineage};
 
-/// What a mirror writes at most before it syncs, in bytes, and for how long.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// What a directory may have that becomes a mirror.
 const HARMLESS_NAMES: [&str; 7] =
     ["LOCK", "RESERVE", "bucket.tmp", "lost+found", MIRROR_LOCK, "restore.lock", "parts"];
@@ -37,12 +34,14 @@ pub(super) const MIRROR_LOCK: &str = "mirror.lock";
 /// How far a mirror has come, for a progress line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MirrorProgress {
-    /// The last chunk that was applied, and the last one to apply.
+    /// The last chunk that was applied, or the one whose files are being copied.
     pub chunk: u64,
     /// The last chunk to apply.
     pub last_chunk: u64,
     /// The bytes that were read from the bucket.
     pub bytes: u64,
+    /// The bytes of the files of this chunk that are still to be read.
+    pub left: u64,
 }
 
 /// Takes reports of progress. An error stops the work.
@@ -54,7 +53,6 @@ pub struct Mirror {
     content: MirrorContent,
     /// The last chunk, once the bucket has shown it.
     chain: Option<ChunkChain>,
-    checkpoint_at: Instant,
     /// Held as long as the mirror lives.
     _lock: Box<dyn File>,
 }
@@ -64,6 +62,9 @@ impl Mirror {
     pub fn open(store: BucketStore, fs: Arc<dyn FileSystem>, dir: &DataDir) -> Result<Mirror> {
         let failed = |e| Error::io(format_args!("cannot create {}", dir.root().display()), &e);
         fs.create_dir(dir.root()).map_err(failed)?;
+        // Its name, too, outlives a power cut. Not everyone may read the directory above: then the copy may begin again.
+        let above = dir.root().parent().filter(|above| !above.as_os_str().is_empty());
+        let _ = fs.sync_dir(above.unwrap_or(Path::new(".")));
         let lock = lock(&*fs, dir)?;
         let record = match MirrorRecord::read(&*fs, dir)? {
             Some(record) if record.bucket == store.place() => record,
@@ -76,22 +77,30 @@ impl Mirror {
                 record
             }
         };
-        let mut manifests = HashMap::new();
+        let (mut manifests, mut is_complete) = (HashMap::new(), record.number > 0);
         for name in record.tables.values() {
             match layout::read_manifest(&*fs, dir, name) {
-                Ok(found) => manifests.extend(found.map(|manifest| (manifest.table_id, manifest))),
+                Ok(found) => {
+                    is_complete &= found.is_some();
+                    manifests.extend(found.map(|manifest| (manifest.table_id, manifest)));
+                }
                 // It was written after the record, and a power cut has torn it: its chunk is applied again.
-                Err(error) if error.reason() == Reason::Corrupt => {}
+                Err(error) if error.reason() == Reason::Corrupt => is_complete = false,
                 Err(error) => return Err(error),
             }
         }
-        let content = MirrorContent::new(store, MirrorFiles::new(fs, dir.clone()), record, manifests);
-        Ok(Mirror { content, chain: None, checkpoint_at: Instant::now(), _lock: lock })
+        let mut content = MirrorContent::new(store, MirrorFiles::new(fs, dir.clone()), record, manifests);
+        // A manifest that cannot be read may name them.
+        if is_complete {
+            content.note_left_over();
+        }
+        Ok(Mirror { content, chain: None, _lock: lock })
     }
 
     /// The same mirror, which copies only the log that readers follow: layers, indexes and older segments stay in the bucket.
     pub fn keeping_in_bucket(mut self, remote: Arc<RemoteFiles>) -> Result<Mirror> {
-        if self.content.record.number > 0 && !self.content.record.is_partial {
+        let has_files = self.content.record.number > 0 || !self.content.record.files.is_empty();
+        if has_files && !self.content.record.is_partial {
             return Err(self.other_kind("it has whole files"));
         }
         self.content.keep_in_bucket(remote);
@@ -137,34 +146,48 @@ impl Mirror {
         self.chain = None;
     }
 
-    /// Applies all chunks up to `last`, from the newest base on if the directory has none. Continues where an earlier call has stopped.
+    /// Applies all chunks up to `last`, from the newest base on if the directory has none. Continues where an earlier call has stopped,
+    /// also within a chunk.
     /// `ends` are the first chunk that the bucket keeps and the last one to apply.
     pub fn catch_up(&mut self, ends: LogEnds, progress: MirrorProgressFn<'_>) -> Result<()> {
+        let outcome = self.apply_up_to(ends, progress);
+        if let Err(error) = &outcome
+            // After a failed write or sync it is not known what is there.
+            && !matches!(error.reason(), Reason::Internal | Reason::Io | Reason::DiskFull)
+        {
+            // What is there is not fetched again. If this fails, too, more is.
+            let _ = self.checkpoint();
+        }
+        outcome
+    }
+
+    fn apply_up_to(&mut self, ends: LogEnds, progress: MirrorProgressFn<'_>) -> Result<()> {
         let last = ends.last;
         if self.chain.is_none() {
-            self.find_start(ends)?;
+            self.find_start(ends, progress)?;
         }
         while self.content.record.number < last {
             let next = self.content.record.number + 1;
             let Some((chunk, bytes)) = self.content.store.chunk(next)? else {
                 return Err(self.missing(next, last));
             };
-            self.take_next(&chunk, &bytes)?;
-            progress(MirrorProgress { chunk: next, last_chunk: last, bytes: self.content.read })?;
+            self.take_next(&chunk, &bytes, last, progress)?;
+            progress(MirrorProgress { chunk: next, last_chunk: last, bytes: self.content.read, left: 0 })?;
         }
         Ok(())
     }
 
     /// Applies the next chunk. Returns whether there was one.
-    pub fn advance(&mut self) -> Result<bool> {
-        let Some((chunk, bytes)) = self.content.store.chunk(self.content.record.number + 1)? else {
+    pub fn advance(&mut self, progress: MirrorProgressFn<'_>) -> Result<bool> {
+        let next = self.content.record.number + 1;
+        let Some((chunk, bytes)) = self.content.store.chunk(next)? else {
             if self.content.has_obsolete() {
                 self.checkpoint()?;
                 self.content.remove_obsolete()?;
             }
             return Ok(false);
         };
-        self.take_next(&chunk, &bytes)?;
+        self.take_next(&chunk, &bytes, next, progress)?;
         Ok(true)
     }
 
@@ -185,7 +208,7 @@ impl Mirror {
 
     /// Finds the chunk to continue after: the last one of the directory, or if it has none, or one that is not kept any more, the base
     /// of chunk `last`.
-    fn find_start(&mut self, LogEnds { first, last }: LogEnds) -> Result<()> {
+    fn find_start(&mut self, LogEnds { first, last }: LogEnds, progress: MirrorProgressFn<'_>) -> Result<()> {
         let known = self.content.record.number;
         if known > last {
             let detail = format!("it has chunk {known}, and the bucket ends with chunk {last}");
@@ -218,17 +241,52 @@ impl Mirror {
             return Err(Error::corrupt(self.content.object(&chunk_name(header.base)), 0, what));
         }
         let id = uuid::Uuid::from_bytes(chunk.header.database_id);
-        if known > 0 && id != self.content.record.database {
+        let has_begun = known > 0 || self.content.record.begun.is_some();
+        if has_begun && id != self.content.record.database {
             return Err(self.other_bucket("it is of another database"));
         }
         if known > 0 {
             self.check_continued_by(&chunk)?;
+        } else {
+            self.begin_base(&chunk, id)?;
         }
-        self.content.record.database = id;
         self.content.read += bytes.len() as u64;
-        self.content.apply(&chunk)?;
+        self.apply(&chunk, last, progress)?;
+        self.content.record.begun = None;
+        if known == 0 {
+            self.content.note_left_over();
+        }
         self.chain = Some(ChunkChain::begin(&chunk, &bytes));
         self.finish_chunk(&chunk, &bytes)
+    }
+
+    /// Records, before the first file, which history the files have: a copy that was interrupted is continued with the newest base.
+    fn begin_base(&mut self, base: &Chunk, id: uuid::Uuid) -> Result<()> {
+        let history = self.lineage_of(base)?;
+        let begun = self.content.record.begun;
+        if begun.is_some_and(|begun| !history.continues(begun.point())) {
+            return Err(self.other_bucket("its database has another history"));
+        }
+        self.content.record.database = id;
+        self.content.record.begun = Some(BegunBase::at(history.point(base.header.last.seq)));
+        self.checkpoint()
+    }
+
+    /// The history of a base; empty if it is older than lineages.
+    fn lineage_of(&self, base: &Chunk) -> Result<Lineage> {
+        let Some(file) = base.replaced.iter().find(|file| file.path == LINEAGE) else {
+            return Ok(Lineage::default());
+        };
+        manifest::decode(&file.bytes)
+            .map_err(|detail| Error::corrupt(self.content.object(LINEAGE), 0, detail))
+    }
+
+    /// Applies what a chunk contains.
+    fn apply(&mut self, chunk: &Chunk, last_chunk: u64, progress: MirrorProgressFn<'_>) -> Result<()> {
+        let number = chunk.header.number;
+        self.content.apply(chunk, &mut |bytes, left| {
+            progress(MirrorProgress { chunk: number, last_chunk, bytes, left })
+        })
     }
 
     /// Fails unless a base has the history of the directory: bytes of two histories must not come into one file.
@@ -240,9 +298,7 @@ impl Mirror {
             found => found?,
         };
         let Some(head) = head else { return Ok(()) };
-        let Some(file) = base.replaced.iter().find(|file| file.path == LINEAGE) else { return Ok(()) };
-        let history: Lineage = manifest::decode(&file.bytes)
-            .map_err(|detail| Error::corrupt(self.content.object(LINEAGE), 0, detail))?;
+        let history = self.lineage_of(base)?;
         let own = lineage::read(fs, dir, &head)?.point(head.last_seq());
         match history.continues(own) {
             true => Ok(()),
@@ -250,7 +306,13 @@ impl Mirror {
         }
     }
 
-    fn take_next(&mut self, chunk: &Chunk, bytes: &Bytes) -> Result<()> {
+    fn take_next(
+        &mut self,
+        chunk: &Chunk,
+        bytes: &Bytes,
+        last_chunk: u64,
+        progress: MirrorProgressFn<'_>,
+    ) -> Result<()> {
         let Some(chain) = &self.chain else {
             return Err(Error::new(Reason::Internal, "a mirror continues before it has caught up"));
         };
@@ -258,7 +320,7 @@ impl Mirror {
         chain.accept(chunk, bytes).map_err(|e| e.context(self.content.store.url()))?;
         self.content.read += bytes.len() as u64;
         if chunk.header.kind != ChunkKind::Fence {
-            self.content.apply(chunk)?;
+            self.apply(chunk, last_chunk, progress)?;
         }
         self.chain = Some(chain);
         self.finish_chunk(chunk, bytes)
@@ -266,20 +328,12 @@ impl Mirror {
 
     fn finish_chunk(&mut self, chunk: &Chunk, bytes: &Bytes) -> Result<()> {
         self.content.record.advance(chunk.header.number, ContentDigest::of(bytes));
-        if self.content.files.written() >= CHECKPOINT_BYTES
-            || self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL
-        {
-            self.checkpoint()?;
-        }
-        Ok(())
+        self.content.checkpoint_if_due()
     }
 
     /// Makes durable what was applied, and records it.
     pub fn checkpoint(&mut self) -> Result<()> {
-        self.content.files.sync()?;
-        self.content.record.write(&*self.content.files.fs, &self.content.files.dir)?;
-        self.checkpoint_at = Instant::now();
-        Ok(())
+        self.content.checkpoint()
     }
 
     /// Makes the directory a database that can be opened.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::chunk::ContentDigest;
 use crate::error::{Error, Result};
+use crate::format::lineage::LineagePoint;
 use crate::format::manifest;
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::layout::{DataDir, MIRROR_RECORD};
@@ -40,6 +41,40 @@ pub(super) struct MirrorRecord {
     /// What a restore is to: set before the first chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) restore: Option<RestorePlan>,
+    /// The commit of the base that is being copied, before the first chunk is there: the files can only be used for the same history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) begun: Option<BegunBase>,
+    /// The file that is being copied: its first bytes are there, and only all of them can be checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unfinished: Option<UnfinishedFile>,
+}
+
+/// The last commit of a base that is being copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BegunBase {
+    incarnation: u64,
+    seq: u64,
+}
+
+impl BegunBase {
+    pub(super) fn at(point: LineagePoint) -> BegunBase {
+        BegunBase { incarnation: point.incarnation, seq: point.seq }
+    }
+
+    pub(super) fn point(self) -> LineagePoint {
+        LineagePoint { incarnation: self.incarnation, seq: self.seq }
+    }
+}
+
+/// A file of which only the first bytes were copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct UnfinishedFile {
+    /// Its path. A layer or an index has a temporary name as long as it is not whole.
+    pub(super) path: String,
+    /// The digest of all of it.
+    pub(super) digest: String,
+    /// How many bytes are there.
+    pub(super) bytes: u64,
 }
 
 /// A file of a mirror.
@@ -55,7 +90,7 @@ pub(super) struct MirroredFile {
 impl MirroredFile {
     /// Its digest; `None` for a segment on this machine.
     pub(super) fn digest(&self) -> Option<ContentDigest> {
-        parse_digest(&self.digest)
+        ContentDigest::parse(&self.digest)
     }
 }
 
@@ -97,7 +132,7 @@ impl MirrorRecord {
             Error::corrupt(path.display(), 0, what)
         };
         let record: MirrorRecord = manifest::decode(&bytes).map_err(damaged)?;
-        match parse_digest(&record.digest) {
+        match ContentDigest::parse(&record.digest) {
             None if record.number > 0 => Err(damaged("it has no digest".to_owned())),
             _ => Ok(Some(record)),
         }
@@ -110,19 +145,13 @@ impl MirrorRecord {
 
     /// The digest of the last chunk.
     pub(super) fn digest(&self) -> ContentDigest {
-        parse_digest(&self.digest).unwrap_or_default()
+        ContentDigest::parse(&self.digest).unwrap_or_default()
     }
 
     /// Records that a chunk was applied.
     pub(super) fn advance(&mut self, number: u64, digest: ContentDigest) {
         (self.number, self.digest) = (number, digest.to_string());
     }
-}
-
-/// Parses what [`ContentDigest`] displays.
-fn parse_digest(text: &str) -> Option<ContentDigest> {
-    let value = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
-    Some(ContentDigest(value.to_be_bytes()))
 }
 
 /// The directory of a mirror, and what was written into it since the last sync.
@@ -176,20 +205,32 @@ impl MirrorFiles {
     /// Begins a file under a temporary name.
     pub(super) fn begin(&mut self, path: &Path) -> Result<PendingFile> {
         self.make_parent(path)?;
-        let mut name = path.as_os_str().to_owned();
-        name.push(".tmp");
-        let temporary = PathBuf::from(name);
+        let temporary = temporary_path(path);
         let created = fs::remove_if_exists(&*self.fs, &temporary).and_then(|()| self.fs.create(&temporary));
         let file =
             created.map_err(|e| Error::io(format_args!("cannot create {}", temporary.display()), &e))?;
         Ok(PendingFile { file, temporary, len: 0 })
     }
 
+    /// Continues a file under its temporary name after the first `len` bytes.
+    pub(super) fn resume(&mut self, path: &Path, len: u64) -> Result<PendingFile> {
+        let temporary = temporary_path(path);
+        let file = self.fs.open_write(&temporary);
+        let file = file.map_err(|e| Error::io(format_args!("cannot write {}", temporary.display()), &e))?;
+        Ok(PendingFile { file, temporary, len })
+    }
+
+    /// Notes what was written into a file that does not have its name yet, so that it is synced.
+    pub(super) fn note_pending(&mut self, pending: &PendingFile, bytes: usize) {
+        self.note_write(&pending.temporary, bytes);
+    }
+
     /// Gives a file its name, in the place of one that may have it.
     pub(super) fn put_in_place(&mut self, pending: PendingFile, path: &Path) -> Result<()> {
         let renamed = self.fs.rename(&pending.temporary, path);
         renamed.map_err(|e| Error::io(format_args!("cannot write {}", path.display()), &e))?;
-        self.note_write(path, usize::try_from(pending.len).unwrap_or(usize::MAX));
+        self.unsynced.remove(&pending.temporary);
+        self.note_write(path, 0);
         Ok(())
     }
 
@@ -197,6 +238,7 @@ impl MirrorFiles {
     pub(super) fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut pending = self.begin(path)?;
         pending.append(bytes)?;
+        self.note_pending(&pending, bytes.len());
         self.put_in_place(pending, path)
     }
 
@@ -252,6 +294,13 @@ impl MirrorFiles {
     }
 }
 
+/// The name of a file as long as it is not whole.
+pub(super) fn temporary_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
+}
+
 /// A file that does not have its name yet.
 #[derive(Debug)]
 pub(super) struct PendingFile {
@@ -267,21 +316,5 @@ impl PendingFile {
         written.map_err(|e| Error::io(format_args!("cannot write {}", self.temporary.display()), &e))?;
         self.len += bytes.len() as u64;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_digest_is_read_as_it_is_written() {
-        for text in ["", "driftdb", "another"] {
-            let digest = ContentDigest::of(text.as_bytes());
-            assert_eq!(parse_digest(&digest.to_string()), Some(digest));
-        }
-        for wrong in ["", "12", &"g".repeat(32), &"0".repeat(33)] {
-            assert_eq!(parse_digest(wrong), None, "{wrong}");
-        }
     }
 }

@@ -19,6 +19,8 @@ mod mirror_content;
 mod mirror_files;
 pub mod objects;
 mod part_cache;
+mod part_requests;
+mod postponed_uploads;
 mod remote;
 pub mod remote_files;
 pub mod restore;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::bucket::store::BucketStore;
+use crate::bucket::part_requests::PartRequests;
 use crate::error::{Error, Result};
 use crate::metrics::samples::Samples;
 use crate::metrics::{catalog, counter_of};
@@ -74,7 +74,7 @@ impl PartCache {
     /// up to the first that is cached: a request takes much longer than its bytes.
     pub(super) fn read(
         &self,
-        store: &BucketStore,
+        requests: &Arc<PartRequests>,
         (object, len): (&str, u64),
         part: u64,
         window: u64,
@@ -92,7 +92,7 @@ impl PartCache {
             (1..most).find(|next| index.parts.contains_key(&name(part + next))).unwrap_or(most)
         };
         let start = part * CACHED_PART_BYTES;
-        let bytes = store.read_range(object, start..len.min(start + parts * CACHED_PART_BYTES))?;
+        let bytes = requests.read(object, start..len.min(start + parts * CACHED_PART_BYTES))?;
         let size = usize::try_from(CACHED_PART_BYTES).unwrap_or(usize::MAX);
         let mut kept = 0;
         while kept < bytes.len() {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use crate::bucket::part_cache::{CACHED_PART_BYTES, PartCache};
+use crate::bucket::part_requests::PartRequests;
 use crate::bucket::store::BucketStore;
 use crate::error::Result;
 use crate::limits;
@@ -27,7 +28,7 @@ const PARTS: &str = "parts";
 /// The files that are in the bucket and not on this machine.
 #[derive(Debug)]
 pub struct RemoteFiles {
-    store: BucketStore,
+    requests: Arc<PartRequests>,
     cache: PartCache,
     files: RwLock<HashMap<PathBuf, RemoteObject>>,
 }
@@ -80,7 +81,7 @@ impl RemoteFiles {
         budget: u64,
     ) -> Result<Arc<RemoteFiles>> {
         let cache = PartCache::open(fs, dir.root().join(PARTS), budget)?;
-        Ok(Arc::new(RemoteFiles { store, cache, files: RwLock::default() }))
+        Ok(Arc::new(RemoteFiles { requests: PartRequests::new(store), cache, files: RwLock::default() }))
     }
 
     /// Reads the metrics of the cache.
@@ -199,7 +200,7 @@ impl File for RemoteFile {
             }
             let part = at / CACHED_PART_BYTES;
             let window = runs.lock().window_at(part);
-            let found = self.remote.cache.read(&self.remote.store, (object, *bytes), part, window);
+            let found = self.remote.cache.read(&self.remote.requests, (object, *bytes), part, window);
             let found = found.map_err(io::Error::other)?;
             let skipped = usize::try_from(at - part * CACHED_PART_BYTES).unwrap_or(usize::MAX);
             let source = found.get(skipped..).unwrap_or_default();

@@ -139,8 +139,8 @@ impl ShippedState {
     fn forget_unnamed(&mut self, manifest: &Manifest) {
         let id = manifest.table_id;
         let named = named_files(manifest);
-        let lists = |number: u64| manifest.segments.iter().any(|segment| segment.number == number);
-        self.segments.retain(|(table, number), _| *table != id || lists(*number));
+        let listed: HashSet<u64> = manifest.segments.iter().map(|segment| segment.number).collect();
+        self.segments.retain(|(table, number), _| *table != id || listed.contains(number));
         let files = self.files.get_mut(&id);
         let gone =
             files.map(|files| files.extract_if(.., |path, _| !named.contains(path)).collect::<Vec<_>>());
@@ -178,7 +178,7 @@ impl ShippedState {
 }
 
 /// The paths in the data directory of all files that a manifest names, segments included.
-pub fn named_files(manifest: &Manifest) -> Vec<String> {
+pub fn named_files(manifest: &Manifest) -> HashSet<String> {
     let segments = manifest.segments.iter().map(|segment| segment_path(&manifest.table, segment.number));
     layer_paths(manifest).into_iter().chain(segments).collect()
 }

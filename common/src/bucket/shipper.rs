@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bucket::chunk::{Chunk, ChunkHeader, ChunkKind, ChunkMark, ChunkOrigin, LogPiece, StoredFile};
+use crate::bucket::chunk::{
+    Chunk, ChunkHeader, ChunkKind, ChunkMark, ChunkOrigin, ContentDigest, LogPiece, StoredFile,
+};
 use crate::bucket::disk_state::{DiskReader, DiskState};
 use crate::bucket::fencing::BucketClaim;
 use crate::bucket::ship_source::{KnownFile, ShipSource, Uploads, WantedFile, known_files};
@@ -106,16 +108,12 @@ impl Shipper {
 
     /// Whether a chunk since the last base, or one to come, may name an object.
     pub fn may_name(&self, object: &str) -> bool {
-        let mut known = self.source.known.values().map(|known| known.stored.object());
-        known.any(|known| known == object)
+        // A name ends with the digest: only of files that have it the name is made, because commits wait meanwhile.
+        let digest = object.rsplit('.').next().and_then(ContentDigest::parse);
+        let is_it = |file: &StoredFile| digest == Some(file.digest) && file.object() == object;
+        self.source.known.values().any(|known| is_it(&known.stored))
             || self.source.shipped.retired.contains_key(object)
-            || self
-                .source
-                .shipped
-                .files
-                .values()
-                .flat_map(BTreeMap::values)
-                .any(|file| file.object() == object)
+            || self.source.shipped.files.values().flat_map(BTreeMap::values).any(is_it)
     }
 
     /// Notes that a file is in the bucket.

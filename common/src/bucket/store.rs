@@ -52,7 +52,11 @@ pub struct BucketStore {
 impl BucketStore {
     /// Opens the bucket of a URL such as `s3://bucket/prefix`, or a directory. Sends nothing yet.
     pub fn open(url: &str) -> Result<BucketStore> {
-        let timeout = Duration::from_secs(limits::BUCKET_REQUEST_SECS);
+        BucketStore::open_with_timeout(url, Duration::from_secs(limits::BUCKET_REQUEST_SECS))
+    }
+
+    /// The same with another time after which a request has failed.
+    pub fn open_with_timeout(url: &str, timeout: Duration) -> Result<BucketStore> {
         let objects = remote::open(url, timeout)?;
         let place = Arc::from(remote::place_of(url)?);
         Ok(BucketStore { place, ..BucketStore::new(Arc::new(CountedObjects(objects)), url) })

@@ -94,8 +94,11 @@ impl MaintenanceCalls {
     }
 
     /// Starts a backup.
-    pub(crate) fn back_up(&self, url: String, force: bool) -> Result<JobFollower<ShipReport>> {
-        self.targets.check(&url)?;
+    pub(crate) async fn back_up(&self, url: String, force: bool) -> Result<JobFollower<ShipReport>> {
+        // It looks at directories, whose disk may not answer.
+        let (targets, place) = (self.targets.clone(), url.clone());
+        let checked = tokio::task::spawn_blocking(move || targets.check(&place)).await;
+        checked.map_err(|e| Error::new(Reason::Internal, format!("cannot check the bucket: {e}")))??;
         let (task, work) = (self.task(JobKind::Backup, None)?, self.work.clone());
         self.jobs.start(task, move |job| work.back_up(&url, force, job))
     }

@@ -479,7 +479,10 @@ impl WriterService for WriterRpc {
         let caller = Caller::of(&request)?;
         let v1::BackupRequest { url, force } = request.into_inner();
         let allowed = authorize(&caller, AccessAction::AdministerDatabase("back up the database"), []);
-        let started = allowed.and_then(|()| self.maintenance.back_up(url, force));
+        let started = match allowed {
+            Ok(()) => self.maintenance.back_up(url, force).await,
+            Err(refused) => Err(refused),
+        };
         match started.map(maintenance_rpc::backup_responses) {
             Ok(responses) => Ok(job_response(responses, &caller, None)),
             Err(error) => Err(self.failure(&caller, error).await),

@@ -35,8 +35,14 @@ pub(crate) async fn on_thread<T: Send + 'static>(
 
 /// Shows how far a bucket was read.
 pub(crate) fn show_copied(line: &mut ProgressLine, what: &str, made: MirrorProgress) {
-    let mib = made.bytes >> 20;
-    line.show(format_args!("{what}: chunk {} of {}, {mib} MiB", made.chunk, made.last_chunk));
+    let MirrorProgress { chunk, last_chunk, bytes, left } = made;
+    let mib = bytes >> 20;
+    match left >> 20 {
+        0 => line.show(format_args!("{what}: chunk {chunk} of {last_chunk}, {mib} MiB")),
+        left => line.show(format_args!(
+            "{what}: chunk {chunk} of {last_chunk}, {mib} MiB; {left} MiB of its files are left"
+        )),
+    }
 }
 
 /// Shows how far a restore has come.

@@ -42,7 +42,8 @@ pub(super) struct DaemonFigures {
     pub(super) uptime: Duration,
     /// How far a reader is behind.
     pub(super) lag_commits: Option<u64>,
-    pub(super) lag: Duration,
+    /// `None` if it is not known.
+    pub(super) lag: Option<Duration>,
     pub(super) watchers: Option<u64>,
     pub(super) queries: Option<u64>,
     /// The jobs of a writer, a line for each.
@@ -76,7 +77,7 @@ impl DaemonFigures {
             resident_bytes: 0,
             uptime: Duration::ZERO,
             lag_commits: None,
-            lag: Duration::ZERO,
+            lag: None,
             watchers: None,
             queries: None,
             jobs: Vec::new(),
@@ -133,7 +134,7 @@ impl DaemonFigures {
             version: found.version,
             seq: found.header.unwrap_or_default().applied_seq,
             lag_commits: Some(found.lag_seqs),
-            lag: Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default(),
+            lag: found.lag.and_then(|lag| Duration::try_from(lag).ok()),
             watchers: Some(found.watchers),
             queries: Some(found.queries),
             problems: found.problems,
@@ -200,7 +201,7 @@ impl<'a> TopRecord<'a> {
     /// The record of a daemon that was looked at `now`, in RFC 3339.
     pub(super) fn new(figures: &'a DaemonFigures, rates: DaemonRates, now: &str) -> TopRecord<'a> {
         let rounded = |rate: Option<f64>| rate.map(|rate| (rate * 10.0).round() / 10.0);
-        let lag_ms = figures.lag_commits.map(|_| u64::try_from(figures.lag.as_millis()).unwrap_or(u64::MAX));
+        let lag_ms = figures.lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX));
         TopRecord {
             time: now.to_owned(),
             role: figures.role,
@@ -258,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_record_has_a_stable_shape() {
-        let found = v1::ReaderServiceStatusResponse { lag_seqs: 3, watchers: 2, ..Default::default() };
+        let lag = Some(prost_types::Duration::default());
+        let found = v1::ReaderServiceStatusResponse { lag_seqs: 3, lag, watchers: 2, ..Default::default() };
         let reader = DaemonFigures::of_reader("r".into(), Ok(found));
         let rates = DaemonRates { commits: Some(1.26), events: None, calls: Some(2.0) };
         assert_eq!(

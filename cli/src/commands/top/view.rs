@@ -185,10 +185,7 @@ fn optional(count: Option<u64>) -> String {
 }
 
 fn lag(of: &DaemonFigures) -> String {
-    match of.lag_commits {
-        None => "-".to_owned(),
-        Some(_) => duration(of.lag),
-    }
+    of.lag.map_or_else(|| "-".to_owned(), duration)
 }
 
 /// A number in at most five characters: `0`, `3.2`, `950`, `12.3k`, `4.5M`.

@@ -77,3 +77,14 @@ fn only_the_names_of_chunks_have_numbers() {
         assert_eq!(chunk_number(name), None, "{name}");
     }
 }
+
+#[test]
+fn a_digest_is_read_as_it_is_written() {
+    for text in ["", "driftdb", "another"] {
+        let digest = ContentDigest::of(text.as_bytes());
+        assert_eq!(ContentDigest::parse(&digest.to_string()), Some(digest));
+    }
+    for wrong in ["", "12", &"g".repeat(32), &"0".repeat(33)] {
+        assert_eq!(ContentDigest::parse(wrong), None, "{wrong}");
+    }
+}
