@@ -66,6 +66,7 @@ mod shorthand;
 mod table;
 #[cfg(test)]
 mod tests;
+mod time_limit;
 mod tls;
 mod tls_stream;
 mod watching;

@@ -29,7 +29,7 @@ impl Client {
     /// The first host is the writer, the others are readers, each HOST or HOST:PORT; a single host without a port is both.
     /// `driftdbs://` uses TLS. The options are `standby=HOST:PORT` (another writer, any number of times), `ca=FILE` (required with
     /// TLS), `cert=FILE` and `key=FILE`, `server_name=NAME`, `token_file=FILE`, `time_zone=NAME` (of conditions
-    /// and statements), `stale=true` and `retry_timeout=SECONDS`.
+    /// and statements), `stale=true`, `retry_timeout=SECONDS` and `timeout=SECONDS`. [`ClientOptions`] describes them.
     ///
     /// The file of the token is read here, on the calling thread, and only here; certificates are read by a thread that may block, for each
     /// connection. If the token is on storage that can hang, such as a network mount, open the client before the runtime starts, or inside
@@ -152,10 +152,13 @@ fn set(parsed: &mut ParsedAddress, tls: &mut TlsTexts, name: &str, value: String
             options.stale =
                 stale.map_err(|_| invalid(format!("stale must be true or false; got {value:?}")))?;
         }
-        "retry_timeout" => {
-            let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            let wrong = || invalid(format!("retry_timeout must be a number of seconds; got {value:?}"));
-            options.retry_timeout = seconds.ok_or_else(wrong)?;
+        "retry_timeout" => options.retry_timeout = seconds(name, &value)?,
+        "timeout" => {
+            let timeout = seconds(name, &value)?;
+            if timeout.is_zero() {
+                return Err(invalid(format!("timeout must be a number of seconds above 0; got {value:?}")));
+            }
+            options.timeout = Some(timeout);
         }
         "token" => {
             return Err(invalid(
@@ -163,11 +166,20 @@ fn set(parsed: &mut ParsedAddress, tls: &mut TlsTexts, name: &str, value: String
             ));
         }
         _ => {
-            let known = "standby, ca, cert, key, server_name, token_file, time_zone, stale, retry_timeout";
+            let known =
+                "standby, ca, cert, key, server_name, token_file, time_zone, stale, retry_timeout, timeout";
             return Err(invalid(format!("an address has no option {name:?}; its options are {known}")));
         }
     }
     Ok(())
+}
+
+/// A time in seconds, in digits.
+fn seconds(name: &str, value: &str) -> Result<Duration, Status> {
+    let digits = Some(value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'));
+    let seconds = digits.and_then(|digits| digits.parse().ok());
+    let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| invalid(format!("{name} must be a number of seconds; got {value:?}")))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a client is no part of a daemon: it reads its own files")]

@@ -13,6 +13,7 @@ use super::handle::Client;
 use super::pauses::Pauses;
 use super::pool::Backend;
 use super::reasons::{OUTCOME_UNKNOWN, invalid, with_reason};
+use super::time_limit::TimeLimit;
 use crate::v1;
 
 /// The batches on their way.
@@ -59,6 +60,8 @@ struct BulkLoad<I> {
     waiting: VecDeque<(u64, Vec<v1::Operation>)>,
     next: u64,
     loaded: BulkLoaded,
+    /// How long each answer is waited for.
+    limit: TimeLimit,
 }
 
 impl Client {
@@ -75,14 +78,15 @@ impl Client {
             return Err(invalid(format!("a batch has 1 to {BATCH_MAX} operations; got {}", options.batch)));
         }
         let (operations, waiting) = (operations.into_iter(), VecDeque::new());
-        let mut load = BulkLoad { operations, options, waiting, next: 1, loaded: BulkLoaded::default() };
+        let (loaded, limit) = (BulkLoaded::default(), self.limit());
+        let mut load = BulkLoad { operations, options, waiting, next: 1, loaded, limit };
         let mut pauses = Pauses::new(self.options.retry_timeout);
         loop {
             let Some((index, backend)) = self.writers.in_turn().next() else {
                 return Err(Status::unavailable("the client has no writer address"));
             };
             let before = load.acknowledged();
-            let Err(status) = load.send_all(backend).await else { break };
+            let Err(status) = load.send_all(backend, self.limit()).await else { break };
             let status = backend.map_status(status, true);
             if !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::ResourceExhausted) {
                 return Err(status);
@@ -110,10 +114,12 @@ impl Client {
 
 impl<I: Iterator<Item = v1::Operation>> BulkLoad<I> {
     /// Sends what is not acknowledged, and waits until it is on disk.
-    async fn send_all(&mut self, backend: &Backend) -> Result<(), Status> {
+    async fn send_all(&mut self, backend: &Backend, limit: TimeLimit) -> Result<(), Status> {
+        self.limit = limit;
         // Room for all that can be on its way, so that sending never waits for a writer that waits for this client.
         let (sender, receiver) = mpsc::channel(WINDOW + 2);
-        let mut answers = backend.writer().await?.ingest(ReceiverStream::new(receiver)).await?.into_inner();
+        let open = async { backend.writer().await?.ingest(ReceiverStream::new(receiver)).await };
+        let mut answers = limit.first(open).await?.into_inner();
         if !self.options.producer.is_empty() {
             let producer_id = self.options.producer.clone();
             let begin = v1::IngestRequest { producer_id, ..Default::default() };
@@ -180,7 +186,7 @@ impl<I: Iterator<Item = v1::Operation>> BulkLoad<I> {
 
     /// Waits for what is on disk. A producer that was used before has batches that are passed over: they are on disk already.
     async fn acknowledge(&mut self, answers: &mut Streaming<v1::IngestResponse>) -> Result<(), Status> {
-        let answer = answers.message().await?;
+        let answer = self.limit.further(answers.message()).await?;
         let answer = answer.ok_or_else(|| {
             let message = "the writer ended the stream before it acknowledged every batch";
             with_reason(Code::Unknown, OUTCOME_UNKNOWN, message.to_owned())

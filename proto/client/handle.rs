@@ -12,6 +12,7 @@ use super::credentials::{BearerToken, SharedToken};
 use super::pauses::Pauses;
 use super::pool::{Backend, BackendPool};
 use super::reasons::is_standby;
+use super::time_limit::TimeLimit;
 use super::tls::ClientTls;
 use crate::v1;
 
@@ -26,10 +27,13 @@ pub struct ClientOptions {
     /// Whether writes get a random request id if they have none. The writer executes a request id only once, so a write
     /// with an id can be retried safely. Default: true.
     pub request_ids: bool,
-    /// How often a write is tried at each writer. Default: 20.
+    /// How often a write is tried at each writer. Default: as often as the retry timeout allows.
     pub tries: usize,
     /// How long a write is retried after its first try. Default: 30 s.
     pub retry_timeout: Duration,
+    /// How long a call waits for its first answer, retries included, and then for each further one. A write whose time is over is
+    /// `OUTCOME_UNKNOWN`, a read `STATEMENT_TIMEOUT`. Watches and maintenance jobs have no limit. Default: none.
+    pub timeout: Option<Duration>,
     /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are
     /// several readers, for the newest state that this client has read. Default: false.
     pub stale: bool,
@@ -47,8 +51,9 @@ impl Default for ClientOptions {
         ClientOptions {
             connections: 2,
             request_ids: true,
-            tries: 20,
+            tries: usize::MAX,
             retry_timeout: Duration::from_secs(30),
+            timeout: None,
             stale: false,
             token: None,
             tls: None,
@@ -118,6 +123,19 @@ impl Client {
         let writers = BackendPool::new(writer.into_iter().collect());
         let readers = BackendPool::new(reader.into_iter().collect());
         Client { options, writers, readers, known: Arc::default(), token: SharedToken::default() }
+    }
+
+    /// The same client, whose calls wait as long as [`ClientOptions::timeout`] says; `None` for no limit. It shares connections and the
+    /// newest write with this one.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: impl Into<Option<Duration>>) -> Client {
+        let options = ClientOptions { timeout: timeout.into(), ..self.options.clone() };
+        Client { options, ..self.clone() }
+    }
+
+    /// How long a call waits that begins now.
+    pub(super) fn limit(&self) -> TimeLimit {
+        TimeLimit::new(self.options.timeout)
     }
 
     /// Replaces the token, for this client and its clones: calls from now on have the new one. Connections stay.

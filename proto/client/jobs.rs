@@ -5,6 +5,7 @@ use tonic::{Status, Streaming};
 
 use super::api::WriterApi;
 use super::handle::Client;
+use super::time_limit::TimeLimit;
 use crate::v1;
 use v1::verify_response::{Problem, Summary};
 
@@ -29,7 +30,7 @@ impl Client {
             };
             result_of(messages, result).await
         };
-        self.write(false, call).await
+        self.write(TimeLimit::none(), false, call).await
     }
 
     /// Raises the floor of a table, or with `dry_run` only computes the effect.
@@ -51,7 +52,7 @@ impl Client {
             };
             result_of(messages, result).await
         };
-        self.write(false, call).await
+        self.write(TimeLimit::none(), false, call).await
     }
 
     /// Checks all files, or those of one table, and reports problems as they are found.
@@ -75,7 +76,7 @@ impl Client {
             };
             result_of(messages, result).await
         };
-        self.write(false, call).await
+        self.write(TimeLimit::none(), false, call).await
     }
 
     /// Ships to a bucket, once, what it lacks of the database. The writer's machine must reach the bucket.
@@ -97,7 +98,7 @@ impl Client {
             };
             result_of(messages, result).await
         };
-        self.write(false, call).await
+        self.write(TimeLimit::none(), false, call).await
     }
 
     /// Accepts the time of the writer's clock after a jump.
@@ -105,10 +106,11 @@ impl Client {
         &self,
         request: v1::ConfirmClockRequest,
     ) -> Result<v1::ConfirmClockResponse, Status> {
+        let limit = self.limit();
         let call = |mut writer: WriterApi| async move {
-            writer.confirm_clock(request).await.map(tonic::Response::into_inner)
+            writer.confirm_clock(limit.request(request)).await.map(tonic::Response::into_inner)
         };
-        self.write(true, call).await
+        self.write(limit, true, call).await
     }
 }
 

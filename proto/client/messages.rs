@@ -6,6 +6,7 @@ use tonic::{Status, Streaming};
 
 use super::pool::Backend;
 use super::reasons::is_retryable_read;
+use super::time_limit::TimeLimit;
 
 /// The messages of one response. If a reader failed before the first message, the next reader was asked.
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub struct MessageStream<M> {
     first: Option<M>,
     rest: Streaming<M>,
     backend: Arc<Backend>,
+    limit: TimeLimit,
 }
 
 impl<M> MessageStream<M> {
@@ -20,9 +22,10 @@ impl<M> MessageStream<M> {
     pub(super) async fn begin(
         mut rest: Streaming<M>,
         backend: Arc<Backend>,
+        limit: TimeLimit,
     ) -> Result<MessageStream<M>, Status> {
         let first = rest.message().await?;
-        Ok(MessageStream { first, rest, backend })
+        Ok(MessageStream { first, rest, backend, limit })
     }
 
     /// The first message, if it has not been taken.
@@ -35,7 +38,7 @@ impl<M> MessageStream<M> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        self.rest.message().await.map_err(|status| {
+        self.limit.further(self.rest.message()).await.map_err(|status| {
             let status = self.backend.map_status(status, false);
             if is_retryable_read(&status) {
                 self.backend.set_aside();

@@ -16,7 +16,7 @@ use tower::service_fn;
 
 use super::api::{ReaderApi, WriterApi, reader_with, writer_with};
 use super::credentials::{Credentials, SharedToken};
-use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, TLS_FAILED, UNREACHABLE, reason};
+use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, STATEMENT_TIMEOUT, TLS_FAILED, UNREACHABLE, reason};
 use super::tls::{self, ClientTls, TlsFailure};
 
 /// How long it may take to connect.
@@ -240,6 +240,9 @@ impl Backend {
         if let Some(refused) = find::<ConnectError>(&status) {
             return self.unreachable(refused);
         }
+        if status.code() == Code::DeadlineExceeded {
+            return self.late(writes);
+        }
         let lost = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
         let Some(cause) = status.source().map(innermost).or(lost.then(|| status.message().to_owned())) else {
             return status;
@@ -252,6 +255,21 @@ impl Backend {
                 self.status(Code::Unknown, OUTCOME_UNKNOWN, message)
             }
             false => Status::unavailable(format!("{what}: {cause}")),
+        }
+    }
+
+    /// The error if an answer did not come in the time that the call has.
+    fn late(&self, writes: bool) -> Status {
+        let what = format!("the {} at {} did not answer within the timeout", self.what, self.address);
+        match writes {
+            true => {
+                let message = format!("{what}, so the outcome of the write is unknown");
+                self.status(Code::Unknown, OUTCOME_UNKNOWN, message)
+            }
+            false => {
+                let message = format!("{what}; allow more time");
+                self.status(Code::DeadlineExceeded, STATEMENT_TIMEOUT, message)
+            }
         }
     }
 

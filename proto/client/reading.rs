@@ -12,6 +12,7 @@ use super::messages::MessageStream;
 use super::planted::is_planted;
 use super::pool::Backend;
 use super::reasons::{EPOCH_CHANGED, REPLICA_BEHIND, UNREACHABLE, is_retryable_read, reason, with_reason};
+use super::time_limit::TimeLimit;
 use crate::v1;
 
 /// The maximum number of keys in one Get.
@@ -26,16 +27,17 @@ impl Client {
 
     /// Reads any number of rows by key, all at the same point in time. Missing rows are omitted.
     pub async fn get_rows(&self, mut request: v1::GetRequest) -> Result<v1::GetResponse, Status> {
+        let limit = self.limit();
         request.freshness = self.freshness(request.freshness);
         let mut keys = VecDeque::from(std::mem::take(&mut request.keys));
         let mut whole: Option<v1::GetResponse> = None;
         while whole.is_none() || !keys.is_empty() {
             request.keys = keys.drain(..keys.len().min(KEYS_PER_GET)).collect();
             let call = |mut reader: ReaderApi| {
-                let request = request.clone();
+                let request = limit.request(request.clone());
                 async move { reader.get(request).await }
             };
-            let mut answer = self.read(call).await?.into_inner();
+            let mut answer = self.read_from(limit, |reader, _| call(reader)).await?.into_inner();
             self.register_read(answer.header.as_ref());
             std::mem::take(&mut answer.remaining).into_iter().rev().for_each(|key| keys.push_front(key));
             let rows = std::mem::take(&mut answer.rows);
@@ -157,7 +159,7 @@ impl Client {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        self.read_from(|reader, _| call(reader)).await
+        self.read_from(self.limit(), |reader, _| call(reader)).await
     }
 
     /// Like [`Client::read`], for a response of many messages. If a reader fails before its first message, the next is
@@ -167,14 +169,19 @@ impl Client {
         M: Send + 'static,
         F: Future<Output = Result<Response<Streaming<M>>, Status>>,
     {
+        let limit = self.limit();
         let begin = |reader, backend| {
             let answer = call(reader);
-            async move { MessageStream::begin(answer.await?.into_inner(), backend).await }
+            async move { MessageStream::begin(answer.await?.into_inner(), backend, limit).await }
         };
-        self.read_from(begin).await
+        self.read_from(limit, begin).await
     }
 
-    async fn read_from<T, F>(&self, call: impl Fn(ReaderApi, Arc<Backend>) -> F) -> Result<T, Status>
+    async fn read_from<T, F>(
+        &self,
+        limit: TimeLimit,
+        call: impl Fn(ReaderApi, Arc<Backend>) -> F,
+    ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -185,17 +192,18 @@ impl Client {
             // What a connection of the second round says counts more than that one of the first broke.
             failed = failed.filter(|status| reason(status).as_deref() == Some(REPLICA_BEHIND));
             for backend in self.readers.round() {
-                let answer = match backend.reader().await {
-                    Ok(reader) => call(reader, backend.clone()).await,
-                    Err(status) => Err(status),
-                };
-                let status = match answer {
+                let answer = async { call(backend.reader().await?, backend.clone()).await };
+                let status = match limit.first(answer).await {
                     Ok(answer) => {
                         backend.set_healthy();
                         return Ok(answer);
                     }
                     Err(status) => backend.map_status(status, false),
                 };
+                if limit.is_over() {
+                    backend.set_aside();
+                    return Err(status);
+                }
                 if !is_retryable_read(&status) {
                     // After a restore no reader reaches the state that was read before. Keep the token of the last
                     // write, unless its incarnation proves that it is lost: else only the writer can tell whether that

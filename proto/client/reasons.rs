@@ -21,6 +21,8 @@ const WRITER: &str = "writer";
 const TABLE_NOT_FOUND: &str = "TABLE_NOT_FOUND";
 /// The reason if the response to a write is missing.
 pub(super) const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+/// The reason of a read that took longer than it may.
+pub(super) const STATEMENT_TIMEOUT: &str = "STATEMENT_TIMEOUT";
 /// The reason of a reader that did not catch up in time.
 pub(super) const REPLICA_BEHIND: &str = "REPLICA_BEHIND";
 /// The reason of a reader whose history is not the requested one.

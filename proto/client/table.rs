@@ -10,7 +10,8 @@ use super::rows::RowStream;
 use super::writing::WriteReceipt;
 use crate::v1;
 
-/// A table of a database. Documents go in and come out as types of [serde].
+/// A table of a database. Documents go in and come out as types of [serde]. JSON has no floats that are NaN or infinite: serde_json writes
+/// them as `null`, which in a patch removes the field.
 ///
 /// ```no_run
 /// use driftdb::client::Client;
@@ -259,6 +260,13 @@ mod tests {
         assert_eq!(values(&(50, "paid", u64::MAX)).unwrap(), ["50", "\"paid\"", "18446744073709551615"]);
         assert_eq!(values(&[1, 2]).unwrap(), ["1", "2"]);
         assert_eq!(values(&"x").unwrap(), ["\"x\""]);
+    }
+
+    #[test]
+    fn floats_that_json_does_not_have_are_null() {
+        let document = v1::Document::of(&BTreeMap::from([("n", f64::NAN)])).unwrap();
+        assert_eq!(document.as_json(), Some(r#"{"n":null}"#));
+        assert_eq!(values(&[f64::INFINITY]).unwrap(), ["null"]);
     }
 
     #[test]

@@ -41,6 +41,17 @@ async fn a_write_with_a_lost_response_is_retried_and_executed_once() {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
+async fn only_the_retry_timeout_limits_how_often_a_write_is_tried() {
+    let mut acts = vec![Act::Fail(Code::Unavailable, "WRITER_STOPPED"); 25];
+    acts.push(Act::Answer);
+    let script = StubScript::new(&acts);
+    let options = ClientOptions { retry_timeout: Duration::from_secs(120), ..options() };
+    let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
+    assert_eq!(client.insert("t", "{}").await.unwrap().seq, 26);
+}
+
+#[tokio::test]
 async fn a_caller_can_choose_the_request_id() {
     let script = StubScript::new(&[Act::Fail(Code::Unavailable, "WRITER_STOPPED"), Act::Answer]);
     let client = Client::with(options(), [stubs::writer(&script).await], [""; 0]);

@@ -1,5 +1,6 @@
 //! Watches: commits as they happen, each once and whole, across broken connections and readers.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,6 +65,10 @@ pub struct Watcher {
     parts: Option<v1::Commit>,
     retry: Retry,
     opened: bool,
+    /// Where the watch starts.
+    start: Option<v1::ReadHeader>,
+    /// What came while the watch was opened.
+    early: VecDeque<WatchEvent>,
     /// The last state that the reader has named.
     state: Option<v1::ReadHeader>,
     /// Whether initial rows are still to be delivered.
@@ -84,8 +89,8 @@ struct Retry {
 }
 
 impl Client {
-    /// Watches changes from now on, or from the start of the request. Nothing is sent before the first
-    /// [`Watcher::next`]. After [`WatchEvent::Opened`] no commit is lost.
+    /// Watches changes from the start of the request, or else from when the watch is opened: by [`Watcher::open`], or by the first
+    /// [`Watcher::next`]. Nothing is sent before. After [`WatchEvent::Opened`] no commit is lost.
     pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watcher {
         self.choose_zone(&mut request.time_zone);
         let heartbeat = request.heartbeat.and_then(|given| Duration::try_from(given).ok());
@@ -100,6 +105,8 @@ impl Client {
             parts: None,
             retry: Retry::default(),
             opened: false,
+            start: None,
+            early: VecDeque::new(),
             state: None,
             rows_pending: request.initial_rows,
             delivered: 0,
@@ -129,10 +136,17 @@ impl Watcher {
     /// The next event; `None` after the request's `until_seq`. An error is final. Cancelling a call, for example with a
     /// timeout, loses nothing.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, Status> {
+        match self.early.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => self.receive().await,
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<WatchEvent>, Status> {
         while !self.ended {
             let found = match &mut self.stream {
                 Some(stream) => stream.message(self.silence).await,
-                None => match self.open().await {
+                None => match self.open_stream().await {
                     Ok(stream) => {
                         self.stream = Some(stream);
                         continue;
@@ -157,8 +171,24 @@ impl Watcher {
         Ok(None)
     }
 
+    /// Opens the watch now, and returns where it starts: it delivers every commit after `read_seq`. Without this call a watch opens at the
+    /// first [`Watcher::next`], and "now" is then. It waits for a reader as long as [`Watcher::retry_timeout`] says. [`Watcher::next`]
+    /// still returns [`WatchEvent::Opened`].
+    ///
+    /// # Errors
+    /// Those of [`Watcher::next`].
+    pub async fn open(&mut self) -> Result<v1::ReadHeader, Status> {
+        loop {
+            if let Some(start) = &self.start {
+                return Ok(start.clone());
+            }
+            let event = self.receive().await?;
+            self.early.push_back(event.ok_or_else(|| Status::cancelled("the watch has ended"))?);
+        }
+    }
+
     /// Opens the next stream. Continues the opening of a cancelled call.
-    async fn open(&mut self) -> Result<OpenStream, Status> {
+    async fn open_stream(&mut self) -> Result<OpenStream, Status> {
         let begin = || StreamOpening::new(self.client.clone(), self.request.clone(), self.retry.next);
         let opened = self.opening.get_or_insert_with(begin).await;
         self.opening = None;
@@ -248,6 +278,7 @@ impl Watcher {
             stream.opened = true;
         }
         self.retry.reported = false;
+        self.start.get_or_insert_with(|| header.clone());
         if !self.rows_pending {
             self.delivered = self.delivered.max(header.read_seq);
         }

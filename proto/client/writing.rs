@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::api::WriterApi;
 use super::handle::Client;
-use super::pauses::Pauses;
 use super::reasons::{CLOCK_JUMPED, DISK_FULL, STANDBY, TLS_FAILED, UNREACHABLE, reason};
+use super::time_limit::TimeLimit;
 use crate::v1;
 use v1::writer_service_execute_response::Event;
 
@@ -43,12 +43,13 @@ impl Client {
     /// Commits operations atomically, with optional preconditions and options.
     pub async fn apply(&self, request: impl Into<v1::ApplyRequest>) -> Result<WriteReceipt, Status> {
         let mut request = request.into();
-        let safe = self.add_request_id(&mut request.options);
+        let (limit, safe) = (self.limit(), self.add_request_id(&mut request.options));
         let call = |mut writer: WriterApi| {
-            let request = request.clone();
+            let request = limit.request(request.clone());
             async move { writer.apply(request).await }
         };
-        let v1::ApplyResponse { token, replayed, made_keys } = self.write(safe, call).await?.into_inner();
+        let v1::ApplyResponse { token, replayed, made_keys } =
+            self.write(limit, safe, call).await?.into_inner();
         Ok(WriteReceipt { token: self.register_write(token)?, replayed, made_keys })
     }
 
@@ -84,12 +85,12 @@ impl Client {
 
     /// Creates a table.
     pub async fn create_table(&self, mut request: v1::CreateTableRequest) -> Result<v1::WriteToken, Status> {
-        let safe = self.add_request_id(&mut request.options);
+        let (limit, safe) = (self.limit(), self.add_request_id(&mut request.options));
         let call = |mut writer: WriterApi| {
-            let request = request.clone();
+            let request = limit.request(request.clone());
             async move { writer.create_table(request).await }
         };
-        let answer = self.write(safe, call).await?;
+        let answer = self.write(limit, safe, call).await?;
         self.register_write(answer.into_inner().token)
     }
 
@@ -108,13 +109,13 @@ impl Client {
         &self,
         made_by: v1::find_commit_request::MadeBy,
     ) -> Result<v1::FindCommitResponse, Status> {
-        let request = v1::FindCommitRequest { made_by: Some(made_by) };
+        let (limit, request) = (self.limit(), v1::FindCommitRequest { made_by: Some(made_by) });
         let call = |mut writer: WriterApi| {
-            let request = request.clone();
+            let request = limit.request(request.clone());
             async move { writer.find_commit(request).await.map(tonic::Response::into_inner) }
         };
         // It changes nothing.
-        self.write(true, call).await
+        self.write(limit, true, call).await
     }
 
     /// Runs one DriftQL statement that writes or maintains. `params` are the values of `$1`, `$2`, …, each as JSON
@@ -147,6 +148,7 @@ impl Client {
         message: impl Fn(String),
     ) -> Result<Executed, Status> {
         self.choose_zone(&mut request.time_zone);
+        let limit = self.limit();
         let safe = AtomicBool::new(self.add_request_id(&mut request.options));
         // Maintenance and IN BATCHES OF report progress or messages. They ignore request ids: a retry would run the job again.
         let mark_maintenance = || safe.store(false, Ordering::Relaxed);
@@ -154,9 +156,10 @@ impl Client {
         let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move {
-                let mut answers = writer.execute(request).await?.into_inner();
+                let mut answers = limit.first(writer.execute(request)).await?.into_inner();
                 let mut executed = Executed::default();
-                while let Some(answer) = answers.message().await? {
+                let mut next = limit.first(answers.message()).await?;
+                while let Some(answer) = next {
                     executed.made_keys.extend(answer.made_keys);
                     match answer.event {
                         Some(Event::Progress(made)) => {
@@ -171,11 +174,12 @@ impl Client {
                         }
                         None => {}
                     }
+                    next = limit.further(answers.message()).await?;
                 }
                 Ok(executed)
             }
         };
-        let executed = self.write_while(|| safe.load(Ordering::Relaxed), call).await?;
+        let executed = self.write_while(limit, || safe.load(Ordering::Relaxed), call).await?;
         executed.token.iter().for_each(|token| self.wrote(*token));
         Ok(executed)
     }
@@ -198,18 +202,24 @@ impl Client {
         Ok(token)
     }
 
-    /// Sends a write until it succeeds, is rejected, or the retry timeout expires. `safe`: it has a request id, so it
-    /// can be retried if its response is missing.
-    pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(WriterApi) -> F) -> Result<T, Status>
+    /// Sends a write with one answer until it succeeds, is rejected, or its time or the retry timeout is over. `safe`: it has a request
+    /// id, so it can be retried if its response is missing.
+    pub(super) async fn write<T, F>(
+        &self,
+        limit: TimeLimit,
+        safe: bool,
+        call: impl Fn(WriterApi) -> F,
+    ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        self.write_while(|| safe, call).await
+        self.write_while(limit, || safe, |writer| limit.first(call(writer))).await
     }
 
-    /// Like `write`, if a try can show that retries are not safe.
+    /// Like `write`, if a try can show that retries are not safe. `call` keeps the time limit itself.
     async fn write_while<T, F>(
         &self,
+        limit: TimeLimit,
         safe: impl Fn() -> bool,
         call: impl Fn(WriterApi) -> F,
     ) -> Result<T, Status>
@@ -217,13 +227,13 @@ impl Client {
         F: Future<Output = Result<T, Status>>,
     {
         let writers = self.writers.all().len();
-        let mut pauses = Pauses::new(self.options.retry_timeout);
+        let mut pauses = limit.pauses(self.options.retry_timeout);
         let mut unknown = None;
         for tries in 1.. {
             let Some((index, backend)) = self.writers.in_turn().next() else {
                 return Err(Status::unavailable("the client has no writer address"));
             };
-            let answer = match backend.writer().await {
+            let answer = match limit.first(backend.writer()).await {
                 Ok(writer) => call(writer).await,
                 Err(status) => Err(status),
             };

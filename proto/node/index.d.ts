@@ -29,6 +29,8 @@ export type Params = readonly unknown[] | { [name: string]: unknown };
 /** Ends a call. */
 export interface CallOptions {
   signal?: AbortSignal;
+  /** How long the call waits, in seconds, as in ConnectOptions; Infinity for no limit. */
+  timeout?: number;
 }
 /** Options of a commit: why it is made and by whom, stored with it, and an id with which it is not done twice. */
 export interface CommitOptions extends CallOptions {
@@ -63,6 +65,11 @@ export interface ConnectOptions {
   stale?: boolean;
   /** How long a write is retried, in seconds; by default 30. */
   retryTimeout?: number;
+  /**
+   * How long a call waits for its first answer, retries included, and then for each further one, in seconds; by default without limit.
+   * A write whose time is over is OUTCOME_UNKNOWN, a read STATEMENT_TIMEOUT. A watch has no limit: it waits for changes.
+   */
+  timeout?: number;
 }
 
 /**
@@ -133,12 +140,16 @@ export interface Commit {
   principal: string;
   changes: Change[];
 }
-/** A row that differs between two points in time. `patch` is a JSON Patch; undefined if the row was added or removed. */
+/**
+ * A row that differs between two points in time. `patch` is a JSON Patch; undefined if the row was added or removed, or if the patch would
+ * be too large: then `patchOmitted` is true.
+ */
 export interface RowDiff {
   key: string;
   before?: Document;
   after?: Document;
   patch?: Document[];
+  patchOmitted: boolean;
 }
 /** A table's schema and figures. */
 export interface TableInfo {
@@ -308,13 +319,13 @@ export interface HistoryOptions extends CallOptions {
   newestFirst?: boolean;
   limit?: number;
 }
-export interface WatchOptions extends CallOptions {
+export interface WatchOptions extends Pick<CallOptions, "signal"> {
   /** A condition. A change passes if the row before or after it matches. */
   where?: string;
   params?: Params;
   keys?: Key[];
   keyPrefix?: string;
-  /** Where to start: after a commit, after a time, or after a resume token. By default now. */
+  /** Where to start: after a commit, after a time, or after a resume token. By default when the watch is opened. */
   afterSeq?: bigint | number;
   afterTime?: Date;
   token?: Uint8Array;
@@ -368,6 +379,7 @@ export type WatchEvent =
  * Changes as they happen: in order, each once. If a connection breaks or a reader stops, the watch resumes at the next reader, after
  * what was delivered, for as long as it takes.
  *
+ * It opens when the first of them is asked for, or with `open()`: without a start of its own it delivers what is committed after that.
  * Iterate over it for changes, over `commits()` for whole commits, or over `events()` for everything; over one of them only. Leaving
  * the loop ends the watch. A loop throws if the watch cannot go on: BELOW_FLOOR if the commits that come next were compacted,
  * EPOCH_CHANGED if the database was restored, and others that resuming does not help.
@@ -379,6 +391,11 @@ export class Watch implements AsyncIterableIterator<Change> {
   return(): Promise<IteratorResult<Change, undefined>>;
   /** Whole commits, with the changes that pass the filter. Initial rows are not among them. */
   commits(): AsyncGenerator<Commit, void, undefined>;
+  /**
+   * Opens the watch now, and returns where it starts: it delivers every commit after `readSeq`. Without this call a watch opens when the
+   * first change is asked for, and "now" is then. It waits for a reader for as long as it takes. ClientClosed if the watch has ended.
+   */
+  open(): Promise<Header>;
   /** Everything that the watch reports. */
   events(): AsyncGenerator<WatchEvent, void, undefined>;
   /**

@@ -126,7 +126,8 @@ impl Scenario {
             "connect" => {
                 let ca = step["ca"].as_str().unwrap_or("certs");
                 let client = self.cluster.client(text("token"), step["tls"].as_bool(), ca);
-                self.clients.insert(text("client").to_owned(), client);
+                let timeout = step["timeout"].as_f64().map(Duration::from_secs_f64);
+                self.clients.insert(text("client").to_owned(), client.with_timeout(timeout));
             }
             "set_token" => self.clients[text("client")].set_token(self.cluster.token(text("token"))),
             "unsafe_token" => {
@@ -134,6 +135,10 @@ impl Scenario {
                 let options = ClientOptions { token, ..ClientOptions::default() };
                 Client::open_with(options, text("url"))?.get("t", "a").await?;
             }
+            "freeze_writer" => self.cluster.writer.freeze(),
+            "thaw_writer" => self.cluster.writer.thaw(),
+            "freeze_reader" => self.cluster.readers[reader()].freeze(),
+            "thaw_reader" => self.cluster.readers[reader()].thaw(),
             "kill_reader" => self.cluster.readers[reader()].kill(),
             "start_reader" => self.cluster.readers[reader()].start(),
             "kill_writer" => self.cluster.writer.kill(),
@@ -143,7 +148,7 @@ impl Scenario {
             }
             "ingest" => self.ingest(step).await?,
             "lose_answer" => self.cluster.proxy.as_ref().unwrap().arm(),
-            "watch" => self.open_watch(step),
+            "watch" => self.open_watch(step).await?,
             "close_watch" => drop(self.watches.remove(text("watch"))),
             "save_token" => {
                 let token = self.watches[text("watch")].watcher.token().unwrap().to_vec();
@@ -193,7 +198,7 @@ impl Scenario {
         Ok(())
     }
 
-    fn open_watch(&mut self, step: &Value) {
+    async fn open_watch(&mut self, step: &Value) -> Result<(), Status> {
         let list = |name: &str| -> Vec<String> {
             let values = step[name].as_array().into_iter().flatten();
             values.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect()
@@ -220,8 +225,12 @@ impl Scenario {
             (None, None) => None,
         };
         let client = &self.clients[step["client"].as_str().unwrap_or("main")];
-        let watch = ScenarioWatch { watcher: client.watch(request), pending: VecDeque::new() };
+        let mut watch = ScenarioWatch { watcher: client.watch(request), pending: VecDeque::new() };
+        if step["open"] == json!(true) {
+            watch.watcher.open().await?;
+        }
         self.watches.insert(step["watch"].as_str().unwrap().to_owned(), watch);
+        Ok(())
     }
 
     async fn expect_changes(&mut self, step: &Value) -> Result<(), Status> {

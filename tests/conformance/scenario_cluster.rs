@@ -52,6 +52,20 @@ impl Restarted {
         self.daemon = Some(daemon);
     }
 
+    /// Stops the process with its connections open: it says nothing any more.
+    #[expect(clippy::disallowed_methods, reason = "this test reads the state of a process")]
+    pub fn freeze(&self) {
+        let daemon = self.daemon.as_ref().unwrap();
+        daemon.signal("STOP");
+        while !std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap().contains(") T ") {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    pub fn thaw(&self) {
+        self.daemon.as_ref().unwrap().signal("CONT");
+    }
+
     pub fn kill(&mut self) {
         self.daemon = None;
     }

@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
 import { errors } from "./errors.js";
+import { checkedTimeout } from "./pauses.js";
 
 const [WRITER_PORT, READER_PORT] = [7401, 7402];
 // The options by their names in an address.
@@ -15,6 +16,7 @@ const NAMES = {
   time_zone: "timeZone",
   stale: "stale",
   retry_timeout: "retryTimeout",
+  timeout: "timeout",
 };
 const KNOWN = new Set([...Object.values(NAMES), "token"]);
 const invalid = (message) => new errors.ARGUMENT_INVALID(message);
@@ -29,9 +31,11 @@ export function parseAddress(url, options = {}) {
   const writers = [names[0], ...standby].map((name) => host(name, WRITER_PORT));
   const readers = names.slice(1).map((name) => host(name, READER_PORT));
   if (names.length === 1 && !portOf(names[0])) readers.push(host(names[0], READER_PORT));
-  const defaults = { stale: false, retryTimeout: 30, timeZone: "" };
+  const defaults = { stale: false, retryTimeout: 30, timeout: Infinity, timeZone: "" };
   const unknown = Object.keys(options).find((name) => !KNOWN.has(name));
   if (unknown) throw invalid(`there is no option ${unknown}; the options are ${[...KNOWN].join(", ")}`);
+  // It takes precedence over the file in the address, too.
+  if (options.token) delete given.tokenFile;
   return checked({ ...defaults, ...given, ...options, writers, readers, tls: scheme === "driftdbs" });
 }
 
@@ -78,8 +82,8 @@ function typed(name, value) {
     if (value !== "true" && value !== "false") throw invalid(`stale must be true or false; got ${value}`);
     return value === "true";
   }
-  if (name !== "retry_timeout") return value;
-  if (value === "" || !(Number(value) >= 0)) throw invalid(`retry_timeout must be a number of seconds; got ${value}`);
+  if (name !== "retry_timeout" && name !== "timeout") return value;
+  if (!/^[0-9.]+$/.test(value) || !(Number(value) >= 0)) throw invalid(`${name} must be a number of seconds; got ${value}`);
   return Number(value);
 }
 
@@ -88,6 +92,7 @@ function checked(address) {
   if (!tls && (ca || cert || key || serverName)) throw invalid("the options ca, cert, key and serverName need TLS: use driftdbs://");
   if (tls && !ca) throw invalid("driftdbs:// needs ca=FILE with the certificates of the CAs to trust, for example ca.pem of `driftctl cert new`");
   if (Boolean(cert) !== Boolean(key)) throw invalid("a certificate needs its key: give both cert=FILE and key=FILE");
+  checkedTimeout(address.timeout);
   address.token = bearer(address);
   for (const name of address.token ? [...address.writers, ...address.readers] : []) {
     if (!isSafe(name, tls)) {

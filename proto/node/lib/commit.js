@@ -46,9 +46,10 @@ export class Operations {
   }
 
   /** Sends the commit. */
-  async send(session, { signal, ...options } = {}) {
+  async send(session, { signal, timeout, ...options } = {}) {
+    const limit = session.limit({ signal, timeout });
     const request = { operations: this.#operations, preconditions: this.#conditions, options: session.options(options) };
-    const answer = await session.write((writer) => writer.unary("WriterService/Apply", request, { writes: true, signal }), signal);
+    const answer = await session.write((writer) => writer.unary("WriterService/Apply", request, limit, true), limit);
     const token = session.committed(answer.token);
     return { seq: token.seq, token, replayed: answer.replayed, keys: answer.madeKeys.map(({ key }) => key) };
   }

@@ -7,7 +7,7 @@ import { Ingest, batchesOf } from "./ingest.js";
 import { bind } from "./params.js";
 import { Query, Results, Rows } from "./results.js";
 import { Session } from "./session.js";
-import { CommitJoiner, asOfToWire, commitOf, diffOf, durationToWire, headerOf, keyToWire, rowOf, someKey, tableOf } from "./values.js";
+import { CommitJoiner, asOfToWire, commitOf, diffOf, durationToWire, keyToWire, rowOf, someKey, tableOf } from "./values.js";
 import { Watch, watchRequest } from "./watch.js";
 
 // The maximum number of keys in one Get.
@@ -48,7 +48,7 @@ export class Database {
   }
 
   async createTable(name, options = {}) {
-    const { primaryKey = "id", keyType = "STRING", indexes = [], autoKey = false, retain, ifNotExists = false, signal, ...commit } = options;
+    const { primaryKey = "id", keyType = "STRING", indexes = [], autoKey = false, retain, ifNotExists = false, signal, timeout, ...commit } = options;
     const isComposite = Array.isArray(primaryKey);
     const request = {
       table: name,
@@ -60,22 +60,27 @@ export class Database {
       ifNotExists,
       options: this.#session.options(commit),
     };
-    const answer = await this.#write("CreateTable", request, signal);
+    const answer = await this.#write("CreateTable", request, { signal, timeout });
     this.#session.committed(answer.token);
     return this.table(name);
   }
 
-  async dropTable(name, { signal, ...commit } = {}) {
-    const answer = await this.#write("DropTable", { table: name, options: this.#session.options(commit) }, signal);
+  async dropTable(name, { signal, timeout, ...commit } = {}) {
+    const answer = await this.#write("DropTable", { table: name, options: this.#session.options(commit) }, { signal, timeout });
     return this.#session.committed(answer.token);
   }
 
-  async tables({ asOf, signal } = {}) {
-    const request = { freshness: this.#session.freshness(), asOf: asOfToWire(asOf) };
+  async tables({ asOf, ...options } = {}) {
+    const limit = this.#session.limit(options);
+    let request = { freshness: this.#session.freshness(), asOf: asOfToWire(asOf) };
     const found = [];
     for (let pageToken = ""; ; ) {
-      const answer = await this.#session.read((reader) => reader.unary("ReaderService/ListTables", { ...request, pageToken }, { signal }));
+      const asked = { ...request, pageToken };
+      const answer = await this.#session.read((reader) => reader.unary("ReaderService/ListTables", asked, limit), limit);
       found.push(...answer.tables.map(tableOf));
+      const header = this.#session.readAt(answer.header);
+      // The rest at the point in time of the first page.
+      request = { asOf: asOfToWire(header.readSeq), freshness: this.#session.freshness(header) };
       pageToken = answer.nextPageToken;
       if (!pageToken) return found;
     }
@@ -87,26 +92,28 @@ export class Database {
     return operations.send(this.#session, options);
   }
 
-  async findCommit(requestId, { signal } = {}) {
-    const call = (writer) => writer.unary("WriterService/FindCommit", { requestId }, { signal });
-    const { token } = await this.#session.write(call, signal);
+  async findCommit(requestId, options) {
+    const limit = this.#session.limit(options);
+    const call = (writer) => writer.unary("WriterService/FindCommit", { requestId }, limit);
+    const { token } = await this.#session.write(call, limit);
     return token ? this.#session.committed(token) : undefined;
   }
 
-  query(statement, params, { asOf, signal } = {}) {
+  query(statement, params, { asOf, ...options } = {}) {
     const bound = bind(statement, params);
     const { timeZone } = this.#session.address;
-    return new Query(this.#session, { statement: bound.text, params: bound.params, asOf: asOfToWire(asOf), timeZone }, signal);
+    return new Query(this.#session, { statement: bound.text, params: bound.params, asOf: asOfToWire(asOf), timeZone }, options);
   }
 
-  async execute(statement, params, { signal, ...commit } = {}) {
+  async execute(statement, params, { signal, timeout, ...commit } = {}) {
     const bound = bind(statement, params);
     const { timeZone } = this.#session.address;
     const request = { statement: bound.text, params: bound.params, options: this.#session.options(commit), timeZone };
+    const limit = this.#session.limit({ signal, timeout });
     let isMaintenance = false;
     const call = async (writer) => {
       const executed = { token: undefined, keys: [], messages: [], rows: undefined };
-      const answers = writer.stream("WriterService/Execute", request, { writes: true, signal });
+      const answers = writer.stream("WriterService/Execute", request, limit, true);
       for (let answer; (answer = await answers.read()); ) {
         executed.keys.push(...answer.madeKeys.map(({ key }) => key));
         if (answer.token) executed.token = this.#session.committed(answer.token);
@@ -117,7 +124,7 @@ export class Database {
       }
       return executed;
     };
-    return this.#session.write(call, signal, () => !isMaintenance);
+    return this.#session.write(call, limit, () => !isMaintenance);
   }
 
   watch(tables, options = {}) {
@@ -125,13 +132,15 @@ export class Database {
     return new Watch(this.#session, watchRequest(names, options, this.#session.address.timeZone), options);
   }
 
-  async status({ signal } = {}) {
-    const answer = await this.#session.read((reader) => reader.unary("ReaderService/Status", {}, { signal }));
-    return headerOf(answer.header);
+  async status(options) {
+    const limit = this.#session.limit(options);
+    const answer = await this.#session.read((reader) => reader.unary("ReaderService/Status", {}, limit), limit);
+    return this.#session.readAt(answer.header);
   }
 
-  #write(name, request, signal) {
-    return this.#session.write((writer) => writer.unary(`WriterService/${name}`, request, { writes: true, signal }), signal);
+  #write(name, request, options) {
+    const limit = this.#session.limit(options);
+    return this.#session.write((writer) => writer.unary(`WriterService/${name}`, request, limit, true), limit);
   }
 }
 
@@ -168,17 +177,17 @@ export class Table {
     return row;
   }
 
-  async getMany(keys, { asOf, signal } = {}) {
+  async getMany(keys, { asOf, ...options } = {}) {
+    const limit = this.#session.limit(options);
     let remaining = [...keys].map(keyToWire);
     let request = { table: this.name, asOf: asOfToWire(asOf), freshness: this.#session.freshness() };
     const rows = [];
     while (remaining.length) {
       const asked = { ...request, keys: remaining.slice(0, KEYS) };
-      const answer = await this.#session.read((reader) => reader.unary("ReaderService/Get", asked, { signal }));
+      const answer = await this.#session.read((reader) => reader.unary("ReaderService/Get", asked, limit), limit);
       rows.push(...answer.rows.map(rowOf));
       remaining = [...answer.remaining, ...remaining.slice(KEYS)];
-      const header = headerOf(answer.header);
-      this.#session.saw(header);
+      const header = this.#session.readAt(answer.header);
       // The rest at the point in time of the first answer.
       request = { ...request, asOf: asOfToWire(header.readSeq), freshness: this.#session.freshness(header) };
     }
@@ -186,12 +195,12 @@ export class Table {
   }
 
   select(where = "", params = [], options = {}) {
-    const { limit = 0, offset = 0, orderBy = "", fields = [], deleted = false, signal } = options;
-    return new Rows(this.#session, { ...this.#select(where, params, options), limit, offset, orderBy, fields, deleted }, signal);
+    const { limit = 0, offset = 0, orderBy = "", fields = [], deleted = false } = options;
+    return new Rows(this.#session, { ...this.#select(where, params, options), limit, offset, orderBy, fields, deleted }, options);
   }
 
   count(where = "", params = [], options = {}) {
-    return new Rows(this.#session, { ...this.#select(where, params, options), countOnly: true }, options.signal).count();
+    return new Rows(this.#session, { ...this.#select(where, params, options), countOnly: true }, options).count();
   }
 
   history(key, options = {}) {
@@ -213,18 +222,20 @@ export class Table {
     };
     const joiner = new CommitJoiner();
     const commits = (message) => message.commits.map((part) => joiner.join(part)).filter(Boolean).map(commitOf);
-    return new Results(this.#session, "ReaderService/History", request, commits, options.signal);
+    return new Results(this.#session, "ReaderService/History", request, commits, options);
   }
 
-  diff(start, end, { keys = [], addedIfMissing = false, signal } = {}) {
+  diff(start, end, { keys = [], addedIfMissing = false, ...options } = {}) {
     const points = { start: asOfToWire(start), end: asOfToWire(end) };
     const request = { table: this.name, ...points, keys: keys.map(someKey), addedIfMissing };
-    return new Results(this.#session, "ReaderService/Diff", request, ({ rows }) => rows.map(diffOf), signal);
+    return new Results(this.#session, "ReaderService/Diff", request, ({ rows }) => rows.map(diffOf), options);
   }
 
-  async describe({ asOf, signal } = {}) {
+  async describe({ asOf, ...options } = {}) {
+    const limit = this.#session.limit(options);
     const request = { table: this.name, asOf: asOfToWire(asOf), freshness: this.#session.freshness() };
-    const answer = await this.#session.read((reader) => reader.unary("ReaderService/DescribeTable", request, { signal }));
+    const answer = await this.#session.read((reader) => reader.unary("ReaderService/DescribeTable", request, limit), limit);
+    this.#session.readAt(answer.header);
     return tableOf(answer.table);
   }
 
@@ -232,9 +243,10 @@ export class Table {
     return new Watch(this.#session, watchRequest([this.name], options, this.#session.address.timeZone), options);
   }
 
-  ingest(rows, { action = "insert", producer = "", batch = 500, atomic = false, signal } = {}) {
+  async ingest(rows, { action = "insert", producer = "", batch = 500, atomic = false, ...limit } = {}) {
+    this.#session.limit(limit);
     const batches = batchesOf(this.name, rows, action, batch);
-    return new Ingest(this.#session, batches, { producer, batch, atomic, signal }).run();
+    return new Ingest(this.#session, batches, { producer, batch, atomic, ...limit }).run();
   }
 
   async #one(build, { ifSeq, ...options } = {}, key = undefined) {

@@ -52,13 +52,13 @@ export class Ingest {
   }
 
   async #load() {
-    const { producer, signal } = this.#options;
+    const { producer, signal, timeout: each } = this.#options;
     const timeout = this.#session.address.retryTimeout * 1000;
     let pauses = new Pauses(timeout);
     for (let done = false; !done; ) {
       const { index, backend } = this.#session.writers.inTurn();
       const before = this.#next - this.#waiting.length;
-      const answers = backend.stream("WriterService/Ingest", undefined, { writes: true, signal });
+      const answers = backend.stream("WriterService/Ingest", undefined, this.#session.limit({ timeout: each, signal }), true);
       try {
         await this.#sendAll(answers);
         done = true;

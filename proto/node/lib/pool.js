@@ -6,7 +6,7 @@ import grpc from "@grpc/grpc-js";
 import { isSafe } from "./address.js";
 import { ClientClosed, ConnectionLost, errors } from "./errors.js";
 import { methods } from "./messages.js";
-import { errorOf } from "./status.js";
+import { errorOf, late } from "./status.js";
 
 // How long a daemon that failed or was behind is used only after the others, in milliseconds.
 const ASIDE = 5_000;
@@ -71,15 +71,16 @@ export class Backend {
   }
 
   /** A call with one answer. `writes`: if the answer is lost, something may have been done. */
-  unary(name, request, { writes = false, signal } = {}) {
+  unary(name, request, limit, writes = false) {
+    const { signal, deadline } = limit;
     const { path, requestSerialize, responseDeserialize } = methods[name];
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason);
       const [client, metadata] = [this.#connection(), this.#metadata()];
-      const call = client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, (error, answer) => {
+      const call = client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, { deadline }, (error, answer) => {
         signal?.removeEventListener("abort", abort);
         if (!error) resolve(answer);
-        else reject(signal?.aborted ? signal.reason : this.failure(error, writes));
+        else reject(signal?.aborted ? signal.reason : this.#failureIn(limit, error, writes));
       });
       const abort = () => call.cancel();
       this.lifetime.begin(call);
@@ -88,15 +89,16 @@ export class Backend {
   }
 
   /** A call with many answers. Without a request it also takes many. */
-  stream(name, request, { writes = false, signal } = {}) {
-    signal?.throwIfAborted();
+  stream(name, request, limit, writes = false) {
+    limit.signal?.throwIfAborted();
     const { path, requestSerialize, responseDeserialize } = methods[name];
     const [client, metadata] = [this.#connection(), this.#metadata()];
     const call = request
       ? client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, metadata)
       : client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
     this.lifetime.begin(call);
-    return new Answers(this, call, writes, signal);
+    // A call that takes many is sent at the pace of its caller: each answer of it has the whole time.
+    return new Answers(this, call, writes, limit, !request);
   }
 
   close() {
@@ -124,6 +126,12 @@ export class Backend {
     // reads the files again: the certificate may have been renewed. Calls on the old one continue.
     if (failure instanceof errors.TLS_FAILED || failure instanceof errors.UNREACHABLE) this.close();
     return failure;
+  }
+
+  /** As `failure`, of a call with a deadline: the daemon can end it a moment earlier. */
+  #failureIn(limit, error, writes) {
+    const failure = this.failure(error, writes);
+    return failure instanceof ConnectionLost && limit.isOver ? late(this, writes) : failure;
   }
 
   #metadata() {
@@ -167,33 +175,43 @@ class Answers {
   #answers;
   #writes;
   #signal;
+  #limit;
+  #begun;
   #abort;
 
-  constructor(backend, call, writes, signal) {
+  constructor(backend, call, writes, limit, begun) {
     this.backend = backend;
     this.#call = call;
     this.#answers = call[Symbol.asyncIterator]();
     this.#writes = writes;
-    this.#signal = signal;
+    this.#limit = limit;
+    this.#begun = begun;
+    this.#signal = limit.signal;
     this.#abort = () => this.#call.cancel();
-    signal?.addEventListener("abort", this.#abort, { once: true });
+    this.#signal?.addEventListener("abort", this.#abort, { once: true });
     // A call that nobody reads any more must not end the process.
     call.on("error", () => {});
   }
 
-  /** The next message; undefined at the end. ConnectionLost if none comes within `limit` milliseconds. */
-  async read(limit) {
+  /**
+   * The next message; undefined at the end. If none comes in the time that the call has, the error is that of `late`; if none comes
+   * within `silence` milliseconds, it is ConnectionLost.
+   */
+  async read(silence) {
+    const limit = silence ?? (this.#begun ? this.#limit.each : this.#limit.remaining);
     const timer = new AbortController();
     try {
       const next = this.#answers.next();
-      const silence = limit === undefined ? [] : [sleep(limit, "silent", { signal: timer.signal, ref: false })];
-      const found = await Promise.race([next, ...silence]);
+      const silent = limit === undefined ? [] : [sleep(limit, "silent", { signal: timer.signal, ref: silence === undefined })];
+      const found = await Promise.race([next, ...silent]);
       if (found === "silent") {
         next.catch(() => {});
         this.cancel();
+        if (silence === undefined) throw late(this.backend, this.#writes);
         const { what, address } = this.backend;
         throw new ConnectionLost(`the ${what} at ${address} has not responded for ${limit} ms`);
       }
+      this.#begun = true;
       if (found.done) this.#detach();
       return found.value;
     } catch (error) {

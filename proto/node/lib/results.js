@@ -14,12 +14,14 @@ export class Results {
   #header;
   #ready = [];
 
-  constructor(session, name, request, convert, signal) {
+  constructor(session, name, request, convert, options) {
+    // A wrong limit is refused here.
+    session.limit(options);
     Object.defineProperties(this, {
       session: { value: session },
       name: { value: name },
       request: { value: request, writable: true },
-      signal: { value: signal },
+      options: { value: options },
       answers: { writable: true, value: undefined },
       complete: { writable: true, value: false },
     });
@@ -71,7 +73,7 @@ export class Results {
   async nextMessage() {
     if (this.answers) return this.answers.read();
     const request = { ...this.request, freshness: this.session.freshness(this.#header) };
-    const { first, answers } = await this.session.open(this.name, request, this.signal);
+    const { first, answers } = await this.session.open(this.name, request, this.session.limit(this.options));
     this.answers = answers;
     return first;
   }
@@ -89,8 +91,8 @@ export class Results {
 export class Rows extends Results {
   #count = 0n;
 
-  constructor(session, request, signal) {
-    super(session, "ReaderService/Select", request, ({ rows }) => rows.map(rowOf), signal);
+  constructor(session, request, options) {
+    super(session, "ReaderService/Select", request, ({ rows }) => rows.map(rowOf), options);
   }
 
   /** How many rows match; the remaining rows are read to the end. */
@@ -111,7 +113,7 @@ export class Rows extends Results {
         if (error.code !== "UNAVAILABLE" || !this.answers || tries === TRIES) throw error;
         this.answers.backend.setAside();
         this.answers = undefined;
-        await wait(pauses.next(), this.signal);
+        await wait(pauses.next(), this.options?.signal);
       }
     }
     if (!message) {
@@ -132,8 +134,8 @@ export class Rows extends Results {
 export class Query extends Results {
   columns = [];
 
-  constructor(session, request, signal) {
-    super(session, "ReaderService/Execute", request, (message) => this.#resultsOf(message), signal);
+  constructor(session, request, options) {
+    super(session, "ReaderService/Execute", request, (message) => this.#resultsOf(message), options);
   }
 
   #resultsOf(message) {

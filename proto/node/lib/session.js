@@ -6,7 +6,7 @@
 import { randomUUID } from "node:crypto";
 import { checkedToken } from "./address.js";
 import { ClientClosed, ConnectionLost, DriftError, errors } from "./errors.js";
-import { Pauses, wait } from "./pauses.js";
+import { CallLimit, wait } from "./pauses.js";
 import { Backend, Lifetime, Pool } from "./pool.js";
 import { headerOf, tokenOf } from "./values.js";
 
@@ -38,7 +38,19 @@ export class Session {
     for (const backend of [...this.writers.all, ...this.readers.all]) backend.close();
   }
 
+  /** How long a call waits that begins now, and what ends it. */
+  limit({ timeout = this.address.timeout, signal } = {}) {
+    return new CallLimit(timeout, signal);
+  }
+
   // What reads include.
+
+  /** The state of an answer, which is noted. */
+  readAt(message) {
+    const header = headerOf(message);
+    this.saw(header);
+    return header;
+  }
 
   /** Makes reads include a commit, which may have been made elsewhere. */
   include({ seq, epoch, incarnation }) {
@@ -78,8 +90,8 @@ export class Session {
 
   // Reads.
 
-  /** Asks the readers in turn until one answers that is reachable and fresh enough. */
-  async read(call) {
+  /** Asks the readers in turn until one answers that is reachable and fresh enough, or the time is over. */
+  async read(call, limit) {
     let failed;
     // A broken connection may be an old one, to a reader that was restarted since: try again once.
     for (let round = 0; round < 2; round++) {
@@ -93,8 +105,9 @@ export class Session {
           return answer;
         } catch (error) {
           if (isA(error, "EPOCH_CHANGED")) this.#historyChanged();
-          if (!(error instanceof DriftError) || error.code !== "UNAVAILABLE") throw error;
-          backend.setAside();
+          const isUnavailable = error instanceof DriftError && error.code === "UNAVAILABLE";
+          if (isUnavailable || limit.isOver) backend.setAside();
+          if (!isUnavailable || limit.isOver) throw error;
           broken ||= error instanceof ConnectionLost;
           // That a reader is behind says more than that one cannot be reached.
           if (!failed || isA(error, "REPLICA_BEHIND")) failed = error;
@@ -106,11 +119,11 @@ export class Session {
   }
 
   /** The first message of an answer of many, and the rest. If a reader fails before it, the next one is asked. */
-  async open(name, request, signal) {
+  async open(name, request, limit) {
     const opened = await this.read(async (backend) => {
-      const answers = backend.stream(name, request, { signal });
+      const answers = backend.stream(name, request, limit);
       return { first: await answers.read(), answers };
-    });
+    }, limit);
     if (opened.first?.header) this.saw(headerOf(opened.first.header));
     return opened;
   }
@@ -129,10 +142,10 @@ export class Session {
     return token;
   }
 
-  /** Sends a write until it succeeds, is refused, or the retry timeout is over. `isSafe`: whether it has a request id that counts, so
-   * that it can be sent again if its answer is lost. */
-  async write(call, signal, isSafe = () => true) {
-    const pauses = new Pauses(this.address.retryTimeout * 1000);
+  /** Sends a write until it succeeds, is refused, or its time or the retry timeout is over. `isSafe`: whether it has a request id that
+   * counts, so that it can be sent again if its answer is lost. */
+  async write(call, limit, isSafe = () => true) {
+    const pauses = limit.pauses(this.address.retryTimeout * 1000);
     let unknown;
     for (let tries = 1; ; tries++) {
       const { index, backend } = this.writers.inTurn();
@@ -165,7 +178,7 @@ export class Session {
       }
       // That a try may have been executed matters more than the last error.
       if (pause === undefined || !pauses.allows(pause)) throw unknown ?? failed;
-      await wait(pause, signal);
+      await wait(pause, limit.signal);
     }
   }
 }

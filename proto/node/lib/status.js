@@ -26,11 +26,20 @@ export function errorOf(error, { what, address }, writes) {
     if (TLS.test(cause)) return new errors.TLS_FAILED(`cannot connect to the ${what} at ${address}: ${cause}`, { metadata });
     return new errors.UNREACHABLE(`cannot connect to the ${what} at ${address}: ${cause} (is driftdb-${what} running?)`, { metadata });
   }
+  if (error.code === grpc.status.DEADLINE_EXCEEDED) return late({ what, address }, writes);
   if (!LOST.includes(error.code)) return new DriftError(message, { code, metadata });
   const broke = `the connection to the ${what} at ${address} broke`;
   if (!writes) return new ConnectionLost(`${broke}: ${message}`, { metadata });
   const text = `${broke} before the answer, so the outcome of the write is unknown: ${message}`;
   return new errors.OUTCOME_UNKNOWN(text, { metadata });
+}
+
+/** The error if an answer did not come in the time that the call has. */
+export function late({ what, address }, writes) {
+  const text = `the ${what} at ${address} did not answer within the timeout`;
+  const metadata = { address };
+  if (writes) return new errors.OUTCOME_UNKNOWN(`${text}, so the outcome of the write is unknown`, { metadata });
+  return new errors.STATEMENT_TIMEOUT(`${text}; allow more time`, { metadata });
 }
 
 function withReason(error, code) {

@@ -110,11 +110,12 @@ export function initialOf(table, row) {
   return { table, key, kind: "initial", payload: document, before: undefined, after: document, seq, time, ...unset };
 }
 
-export const diffOf = ({ key, before, after, jsonPatch }) => ({
+export const diffOf = ({ key, before, after, jsonPatch, jsonPatchOmitted }) => ({
   key,
   before: documentOf(before),
   after: documentOf(after),
   patch: jsonPatch ? parseJson(jsonPatch) : undefined,
+  patchOmitted: jsonPatchOmitted,
 });
 
 export const tableOf = (info) => ({

@@ -2,7 +2,7 @@
 
 import { ClientClosed, ConnectionLost, DriftError, errors } from "./errors.js";
 import { bind } from "./params.js";
-import { Pauses, wait } from "./pauses.js";
+import { CallLimit, Pauses, wait } from "./pauses.js";
 import { CommitJoiner, commitOf, durationToWire, headerOf, initialOf, internal, seqToWire, someKey, timeToWire } from "./values.js";
 
 // After this many missing heartbeats the connection is considered broken.
@@ -40,6 +40,8 @@ export class Watch {
   #answers;
   #isOpen = false; // the first message of this stream has come
   #wasOpen = false; // the first message of any stream has come
+  #start; // the header of the first message
+  #early = []; // what came while the watch was opened
   #header; // of the newest message that has one
   #joiner = new CommitJoiner();
   #pauses;
@@ -108,8 +110,23 @@ export class Watch {
     this.#answers = undefined;
   }
 
+  /** Opens the watch now, and returns where it starts. */
+  async open() {
+    while (!this.#start) {
+      const event = await this.#receive();
+      if (!event) throw new ClientClosed("the watch has ended");
+      this.#early.push(event);
+    }
+    return this.#start;
+  }
+
   /** The next event; undefined at the end. */
   async nextEvent() {
+    if (this.#early.length && !this.#ended) return this.#early.shift();
+    return this.#receive();
+  }
+
+  async #receive() {
     while (!this.#ended) {
       let message;
       try {
@@ -140,7 +157,7 @@ export class Watch {
     this.#pause = undefined;
     if (this.#ended) throw new ClientClosed("the watch was closed");
     const [reader] = this.#session.readers.round();
-    this.#answers = reader.stream("ReaderService/WatchDrift", this.#request, { signal: this.#signal });
+    this.#answers = reader.stream("ReaderService/WatchDrift", this.#request, new CallLimit(Infinity, this.#signal));
     this.#isOpen = false;
   }
 
@@ -206,6 +223,7 @@ export class Watch {
 
   #opened(header) {
     this.#answers.backend.setHealthy();
+    this.#start ??= header;
     const kind = this.#wasOpen ? "resumed" : "opened";
     this.#isOpen = this.#wasOpen = true;
     this.#isReported = false;

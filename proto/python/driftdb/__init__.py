@@ -86,6 +86,7 @@ from .errors import (
 from .types import (
     Change,
     Commit,
+    CommitOptions,
     Executed,
     Header,
     Ingested,
@@ -120,6 +121,9 @@ def connect(url: str, **options: Unpack[Options]) -> Database:
     - `time_zone=NAME`: what "yesterday" means in conditions; by default in UTC
     - `stale=true`: reads take what the reader has, and need not include this client's writes
     - `retry_timeout=SECONDS`: how long a write is retried; by default 30
+    - `timeout=SECONDS`: how long a call waits for its first answer, retries included, and then for each further one; by default without
+      limit. Each call has it as an argument, too; `math.inf` is no limit. A write whose time is over is `OutcomeUnknown`, a read
+      `StatementTimeout`. A watch has none: it waits for changes
 
     Raises `ArgumentInvalid` if the address or an option is wrong.
     """
@@ -142,6 +146,7 @@ __all__ = [
     "Change",
     "ClockJumped",
     "Commit",
+    "CommitOptions",
     "Committer",
     "ClientClosed",
     "ConnectionLost",

@@ -9,15 +9,18 @@ The first host is the writer, the others are readers. A single host without a po
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 from urllib.parse import unquote
 
+from ._pauses import checked_timeout
 from .errors import ArgumentInvalid
 
 _WRITER_PORT, _READER_PORT = 7401, 7402
 _TEXTS = ("ca", "cert", "key", "server_name", "token_file", "time_zone")
+_SECONDS = ("retry_timeout", "timeout")
 
 
 class Options(TypedDict, total=False):
@@ -32,6 +35,7 @@ class Options(TypedDict, total=False):
     time_zone: str
     stale: bool
     retry_timeout: float
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Address:
     time_zone: str = ""
     stale: bool = False
     retry_timeout: float = 30.0
+    timeout: float = math.inf
 
     def bearer(self) -> str:
         """The token to send, checked; empty for none."""
@@ -85,7 +90,11 @@ def parse(url: str, options: Options) -> Address:
     if len(names) == 1 and not _port(names[0]):
         readers = [_host(names[0], _READER_PORT)]
     address = Address(tuple(writers), tuple(readers), tls=scheme == "driftdbs")
-    return _checked(replace(address, **_typed({**given, **options})))
+    arguments = _typed(dict(options))
+    if "token" in arguments:
+        # It takes precedence over the file in the address, too.
+        given.pop("token_file", None)
+    return _checked(replace(address, **{**_typed(dict(given)), **arguments}))
 
 
 def is_safe(address: str, tls: bool) -> bool:
@@ -128,15 +137,23 @@ def _typed(options: dict[str, Any]) -> dict[str, Any]:
             typed[name] = str(value)
         elif name == "stale" and value in (True, False, "true", "false"):
             typed[name] = value in (True, "true")
-        elif name == "retry_timeout":
-            try:
-                typed[name] = float(value)
-            except ValueError as error:
-                raise ArgumentInvalid(f"retry_timeout must be a number of seconds; got {value!r}") from error
+        elif name in _SECONDS:
+            typed[name] = _seconds(name, value)
         else:
-            known = ", ".join(("standby", *_TEXTS, "stale", "retry_timeout"))
+            known = ", ".join(("standby", *_TEXTS, "stale", *_SECONDS))
             raise ArgumentInvalid(f"an address has no option {name}={value!r}; its options are {known}")
     return typed
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        seconds = float(value)
+        # In an address it is written in digits.
+        if not seconds >= 0 or isinstance(value, str) and not set(value) <= set("0123456789."):
+            raise ValueError
+    except ValueError as error:
+        raise ArgumentInvalid(f"{name} must be a number of seconds; got {value!r}") from error
+    return checked_timeout(seconds) if name == "timeout" else seconds
 
 
 def _checked(address: Address) -> Address:

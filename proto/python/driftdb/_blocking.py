@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._address import Options
+    from .types import CommitOptions
 
 T = TypeVar("T")
 
@@ -98,6 +99,7 @@ class Watch:
     """Changes as they happen: in order, each once. If a connection breaks or a reader stops, the watch resumes at the next reader,
     after what was delivered, for as long as it takes.
 
+    It opens when the first of them is asked for, or with `open()`: without a start of its own it delivers what is committed after that.
     Iterate over it for changes, over `commits()` for whole commits, or over `events()` for everything; over one of them only.
     A loop ends with an error if the watch cannot go on: `BelowFloor` if the commits that come next were compacted, `EpochChanged` if
     the database was restored, and others that resuming does not help.
@@ -132,6 +134,12 @@ class Watch:
             except StopIteration:
                 return
 
+    def open(self) -> Header:
+        """Opens the watch now, and returns where it starts: it delivers every commit after `read_seq`. Without this call a watch opens
+        when the first change is asked for, and "now" is then. It waits for a reader for as long as it takes. `ClientClosed` if the watch
+        has ended."""
+        return run(self._watch.open())
+
     def close(self) -> None:
         """Ends the watch; also from another thread, whose loop then ends."""
         self._watch.close()
@@ -140,8 +148,8 @@ class Watch:
 class Committer(Operations):
     """A commit as the body of a `with`. It is sent at the end, unless the body fails."""
 
-    def __init__(self, database: AsyncDatabase, reason: str, actor: str, request_id: str) -> None:
-        super().__init__(reason, actor, request_id)
+    def __init__(self, database: AsyncDatabase, **options: Unpack[CommitOptions]) -> None:
+        super().__init__(**options)
         self._database = database
 
     def __enter__(self) -> Committer:
@@ -197,7 +205,7 @@ class Database:
         auto_key: bool = False,
         retain: timedelta | None = None,
         if_not_exists: bool = False,
-        reason: str = "",
+        **options: Unpack[CommitOptions],
     ) -> Table:
         """Creates a table. `primary_key` is a field, or a list of fields for a composite key, each a name or a pair of name and type;
         types are STRING and INT. An index is a dotted path, or a list of paths. `TableExists`, `NameInvalid`, `ArgumentInvalid`."""
@@ -209,43 +217,57 @@ class Database:
             auto_key=auto_key,
             retain=retain,
             if_not_exists=if_not_exists,
-            reason=reason,
+            **options,
         )
         return Table(run(work))
 
-    def drop_table(self, name: str, *, reason: str = "") -> Token:
+    def drop_table(self, name: str, **options: Unpack[CommitOptions]) -> Token:
         """Drops a table; its history stays readable. `TableNotFound`."""
-        return run(self._database.drop_table(name, reason=reason))
+        return run(self._database.drop_table(name, **options))
 
-    def tables(self, *, as_of: Any = None) -> list[TableInfo]:
+    def tables(self, *, as_of: Any = None, timeout: float | None = None) -> list[TableInfo]:
         """The tables that exist, or existed at a point in time."""
-        return run(self._database.tables(as_of=as_of))
+        return run(self._database.tables(as_of=as_of, timeout=timeout))
 
-    def commit(self, *, reason: str = "", actor: str = "", request_id: str = "") -> Committer:
-        """One atomic commit as the body of a `with`. `reason` and `actor` are stored with it. With a `request_id` of your own,
-        a commit that is sent again is not done twice: its `receipt.replayed` says so."""
-        return Committer(self._database, reason, actor, request_id)
+    def commit(self, **options: Unpack[CommitOptions]) -> Committer:
+        """One atomic commit as the body of a `with`. With a `request_id` of your own, a commit that is sent
+        again is not done twice: its `receipt.replayed` says so."""
+        return Committer(self._database, **options)
 
-    def find_commit(self, request_id: str) -> Token | None:
+    def find_commit(self, request_id: str, *, timeout: float | None = None) -> Token | None:
         """The commit that a request with this id made, if the writer knows it: for who has lost the answer."""
-        return run(self._database.find_commit(request_id))
+        return run(self._database.find_commit(request_id, timeout=timeout))
 
-    def query(self, statement: str, *params: Any, as_of: Any = None, **named: Any) -> Query:
+    def query(
+        self, statement: str, *params: Any, as_of: Any = None, timeout: float | None = None, **named: Any
+    ) -> Query:
         """The results of a DriftQL statement that reads. Parameters are `$1`, `$2`, … by position, or `$name` by name."""
-        return Query(self._database.query(statement, *params, as_of=as_of, **named))
+        return Query(self._database.query(statement, *params, as_of=as_of, timeout=timeout, **named))
 
-    def execute(self, statement: str, *params: Any, reason: str = "", actor: str = "", **named: Any) -> Executed:
+    def execute(
+        self,
+        statement: str,
+        *params: Any,
+        reason: str = "",
+        actor: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **named: Any,
+    ) -> Executed:
         """Runs a DriftQL statement that writes or maintains. Parameters as in `query`."""
-        return run(self._database.execute(statement, *params, reason=reason, actor=actor, **named))
+        work = self._database.execute(
+            statement, *params, reason=reason, actor=actor, request_id=request_id, timeout=timeout, **named
+        )
+        return run(work)
 
     def watch(self, *tables: str, **options: Any) -> Watch:
         """Changes of these tables as they happen, or of all tables. `Table.watch` describes the options; conditions have their
         parameters in `params`, a list or a dict."""
         return Watch(self._database.watch(*tables, **options))
 
-    def status(self) -> Header:
+    def status(self, *, timeout: float | None = None) -> Header:
         """What the next reader has: its newest commit, and the identity of the database."""
-        return run(self._database.status())
+        return run(self._database.status(timeout=timeout))
 
 
 class Table:
@@ -253,6 +275,8 @@ class Table:
 
     A point in time (`as_of`, `start`, `end`, `to`) is a seq, a `datetime` with a time zone, a `timedelta` (that long ago), or
     anything with a `seq`, such as a receipt. Parameters of conditions are `$1`, `$2`, … by position, or `$name` by name.
+
+    Writes take the options of `CommitOptions`. Every call takes a `timeout` in seconds, which `driftdb.connect` describes.
     """
 
     def __init__(self, table: AsyncTable) -> None:
@@ -263,33 +287,35 @@ class Table:
         """The name of the table."""
         return self._table.name
 
-    def insert(self, document: Mapping[str, Any], *, reason: str = "") -> Receipt:
+    def insert(self, document: Mapping[str, Any], **options: Unpack[CommitOptions]) -> Receipt:
         """Creates a row. `RowExists` if a live row has the key. `receipt.keys` has the key, if the writer made it."""
-        return run(self._table.insert(document, reason=reason))
+        return run(self._table.insert(document, **options))
 
-    def put(self, document: Mapping[str, Any], *, reason: str = "") -> Receipt:
+    def put(self, document: Mapping[str, Any], **options: Unpack[CommitOptions]) -> Receipt:
         """Creates a row, or replaces it as a whole."""
-        return run(self._table.put(document, reason=reason))
+        return run(self._table.put(document, **options))
 
-    def patch(self, key: Any, patch: Mapping[str, Any], *, if_seq: int | None = None, reason: str = "") -> Receipt:
+    def patch(self, key: Any, patch: Mapping[str, Any], *, if_seq: int | None = None, **options: Unpack[CommitOptions]) -> Receipt:
         """Changes fields of a row; `None` removes one. `RowNotFound`; `PreconditionFailed` if the row's last change is not `if_seq`."""
-        return run(self._table.patch(key, patch, if_seq=if_seq, reason=reason))
+        return run(self._table.patch(key, patch, if_seq=if_seq, **options))
 
-    def delete(self, key: Any, *, if_seq: int | None = None, reason: str = "") -> Receipt:
+    def delete(self, key: Any, *, if_seq: int | None = None, **options: Unpack[CommitOptions]) -> Receipt:
         """Deletes a row; its history stays. `RowNotFound`; `PreconditionFailed` if the row's last change is not `if_seq`."""
-        return run(self._table.delete(key, if_seq=if_seq, reason=reason))
+        return run(self._table.delete(key, if_seq=if_seq, **options))
 
-    def revert(self, key: Any, to: Any, *, reason: str = "") -> Receipt:
+    def revert(self, key: Any, to: Any, *, if_seq: int | None = None, **options: Unpack[CommitOptions]) -> Receipt:
         """Writes a row again as it was at a point in time. `BelowFloor` if that history was compacted."""
-        return run(self._table.revert(key, to, reason=reason))
+        return run(self._table.revert(key, to, if_seq=if_seq, **options))
 
-    def get(self, key: Any, *, as_of: Any = None) -> Row | None:
+    def get(self, key: Any, *, as_of: Any = None, timeout: float | None = None) -> Row | None:
         """The row with this key, now or at a point in time; `None` if there is none."""
-        return run(self._table.get(key, as_of=as_of))
+        return run(self._table.get(key, as_of=as_of, timeout=timeout))
 
-    def get_many(self, keys: Iterable[Any], *, as_of: Any = None) -> list[Row]:
+    def get_many(
+        self, keys: Iterable[Any], *, as_of: Any = None, timeout: float | None = None
+    ) -> list[Row]:
         """The rows that exist, in the order of the keys, all of the same point in time."""
-        return run(self._table.get_many(keys, as_of=as_of))
+        return run(self._table.get_many(keys, as_of=as_of, timeout=timeout))
 
     def select(
         self,
@@ -301,6 +327,7 @@ class Table:
         order_by: str = "",
         fields: Iterable[str] = (),
         deleted: bool = False,
+        timeout: float | None = None,
         **named: Any,
     ) -> Rows:
         """The rows that match a condition, in the order of their keys or of `order_by`. `QuerySyntax`, `QueryInvalid`."""
@@ -313,13 +340,16 @@ class Table:
             order_by=order_by,
             fields=fields,
             deleted=deleted,
+            timeout=timeout,
             **named,
         )
         return Rows(rows)
 
-    def count(self, where: str = "", *params: Any, as_of: Any = None, **named: Any) -> int:
+    def count(
+        self, where: str = "", *params: Any, as_of: Any = None, timeout: float | None = None, **named: Any
+    ) -> int:
         """How many rows match a condition."""
-        return run(self._table.count(where, *params, as_of=as_of, **named))
+        return run(self._table.count(where, *params, as_of=as_of, timeout=timeout, **named))
 
     def history(
         self,
@@ -334,6 +364,7 @@ class Table:
         after: bool = False,
         newest_first: bool = False,
         limit: int = 0,
+        timeout: float | None = None,
     ) -> Results[Commit]:
         """The commits that changed a row, or any row, after `start` and up to `end`. `BelowFloor` if `start` was compacted."""
         commits = self._table.history(
@@ -347,17 +378,27 @@ class Table:
             after=after,
             newest_first=newest_first,
             limit=limit,
+            timeout=timeout,
         )
         return Results(commits)
 
-    def diff(self, start: Any, end: Any = None, *, keys: Iterable[Any] = (), added_if_missing: bool = False) -> Results[RowDiff]:
+    def diff(
+        self,
+        start: Any,
+        end: Any = None,
+        *,
+        keys: Iterable[Any] = (),
+        added_if_missing: bool = False,
+        timeout: float | None = None,
+    ) -> Results[RowDiff]:
         """The rows that differ between two points in time, in the order of their keys. `TableNotFound` if the table did not exist at
         one of them; with `added_if_missing` every row was then added after `start`."""
-        return Results(self._table.diff(start, end, keys=keys, added_if_missing=added_if_missing))
+        rows = self._table.diff(start, end, keys=keys, added_if_missing=added_if_missing, timeout=timeout)
+        return Results(rows)
 
-    def describe(self, *, as_of: Any = None) -> TableInfo:
+    def describe(self, *, as_of: Any = None, timeout: float | None = None) -> TableInfo:
         """The table's schema and figures. `TableNotFound`."""
-        return run(self._table.describe(as_of=as_of))
+        return run(self._table.describe(as_of=as_of, timeout=timeout))
 
     def watch(
         self,
@@ -375,8 +416,8 @@ class Table:
         heartbeat: timedelta | float = 10.0,
         **named: Any,
     ) -> Watch:
-        """Changes of the table as they happen, from now on, after a commit, after a time, or after a resume token. docs/watch.md
-        describes the contract.
+        """Changes of the table as they happen, after a commit, after a time, after a resume token, or else from when the watch is
+        opened: by `open()`, or when the first change is asked for. docs/watch.md describes the contract.
 
         `initial_rows` first delivers the rows as of the start, as changes of the kind `initial`. `where`, `keys` and `key_prefix`
         filter; a change passes `where` if the row before or after it matches. `before` and `after` ask for those rows. The watch
@@ -407,6 +448,7 @@ class Table:
         producer: str = "",
         batch: int = 500,
         atomic: bool = False,
+        timeout: float | None = None,
     ) -> Ingested:
         """Loads many rows, each a commit, or each batch if `atomic`. Rows that are refused are in `refused`; the others are on disk.
 
@@ -414,7 +456,10 @@ class Table:
         the same `batch` passes over what is on disk: rows of another load under the same name would be passed over, too. Without it, a
         connection that breaks after it was made is `OutcomeUnknown`.
         """
-        return run(self._table.ingest(rows, action=action, producer=producer, batch=batch, atomic=atomic))
+        work = self._table.ingest(
+            rows, action=action, producer=producer, batch=batch, atomic=atomic, timeout=timeout
+        )
+        return run(work)
 
 
 def _next(step: Callable[[], Any]) -> Any:

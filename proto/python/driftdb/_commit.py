@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._documents import as_of_to_wire, document_to_wire, key_to_wire
 from ._messages import v1
@@ -12,12 +12,19 @@ from ._session import Session
 from .errors import DriftError
 from .types import Receipt
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .types import CommitOptions
+
 
 class Operations:
     """Collects operations on rows, which happen together or not at all, and conditions that must hold before."""
 
-    def __init__(self, reason: str = "", actor: str = "", request_id: str = "") -> None:
-        self._reason, self._actor, self._request_id = reason, actor, request_id
+    def __init__(
+        self, reason: str = "", actor: str = "", request_id: str = "", timeout: float | None = None
+    ) -> None:
+        self._reason, self._actor, self._request_id, self._timeout = reason, actor, request_id, timeout
         self._operations: list[Any] = []
         self._conditions: list[Any] = []
         self._receipt: Receipt | None = None
@@ -74,7 +81,8 @@ class Operations:
     async def _send(self, session: Session) -> Receipt:
         options = session.options(self._reason, self._actor, self._request_id)
         request = v1.ApplyRequest(operations=self._operations, preconditions=self._conditions, options=options)
-        answer = await session.write(lambda writer: writer.unary("WriterService/Apply", request, writes=True))
+        limit = session.limit(self._timeout)
+        answer = await session.write(lambda writer: writer.unary("WriterService/Apply", request, limit, writes=True), limit)
         keys = tuple(made.key for made in answer.made_keys)
         self._receipt = Receipt(session.committed(answer.token), answer.replayed, keys)
         return self._receipt
@@ -83,8 +91,8 @@ class Operations:
 class AsyncCommitter(Operations):
     """A commit as the body of an `async with`. It is sent at the end, unless the body fails."""
 
-    def __init__(self, session: Session, reason: str, actor: str, request_id: str) -> None:
-        super().__init__(reason, actor, request_id)
+    def __init__(self, session: Session, **options: Unpack[CommitOptions]) -> None:
+        super().__init__(**options)
         self._session = session
 
     async def __aenter__(self) -> AsyncCommitter:

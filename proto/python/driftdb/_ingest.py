@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 
 from ._documents import document_to_wire
 from ._messages import v1
-from ._pauses import Pauses
+from ._pauses import Pauses, TimeLimit
 from ._pool import Answers
 from ._session import Session
 from .errors import ArgumentInvalid, DriftError, OutcomeUnknown, Standby, TlsFailed, Unreachable
@@ -33,8 +34,10 @@ def batches_of(table: str, rows: Iterable[Mapping[str, Any]], action: str, size:
 class Ingest:
     """A stream of batches. With a producer it resumes by itself if a connection breaks, and a batch is never applied twice."""
 
-    def __init__(self, session: Session, batches: Iterator[list[Any]], producer: str, size: int, atomic: bool) -> None:
+    def __init__(self, session: Session, batches: Iterator[list[Any]], producer: str, size: int, atomic: bool, timeout: float | None) -> None:
         self._session, self._batches = session, batches
+        # A wrong one is refused here.
+        self._timeout = session.limit(timeout).each or math.inf
         self._producer, self._size, self._atomic = producer, size, atomic
         # Batches that are sent, or to be sent again, and not acknowledged.
         self._waiting: deque[tuple[int, list[Any]]] = deque()
@@ -50,7 +53,8 @@ class Ingest:
         pauses = Pauses(self._session.address.retry_timeout)
         while not self._done:
             index, writer = self._session.writers.in_turn()
-            answers, before = writer.stream("WriterService/Ingest", None, writes=True), self._next - len(self._waiting)
+            limit, before = TimeLimit(self._timeout), self._next - len(self._waiting)
+            answers = writer.stream("WriterService/Ingest", None, limit, writes=True)
             try:
                 await self._send_all(answers)
             except DriftError as error:

@@ -14,7 +14,8 @@ import grpc
 
 from ._address import Address, is_safe
 from ._messages import METHODS
-from ._status import error_of
+from ._pauses import TimeLimit
+from ._status import error_of, late
 from ._transport import Ended, Metadata, Silence, Stream, Transport
 from .errors import ArgumentInvalid, ClientClosed, ConnectionLost, DriftError, OutcomeUnknown, TlsFailed, Unreachable
 
@@ -107,24 +108,29 @@ class Backend:
         self._channel: Any = None
         self._aside = 0.0
 
-    async def unary(self, name: str, request: Any, writes: bool = False) -> Any:
+    async def unary(self, name: str, request: Any, limit: TimeLimit, writes: bool = False) -> Any:
         """A call with one answer. `writes`: if the answer is lost, something may have been done."""
         metadata = self._secrets.metadata(self.address, self._settings.tls)
         try:
-            return await self._transport.unary(self._connection(), METHODS[name], request, metadata)
+            return await self._transport.unary(self._connection(), METHODS[name], request, metadata, limit.remaining())
         except grpc.RpcError as error:
-            raise self._failure(error, writes) from None
+            failure = self._failure(error, writes)
+            if isinstance(failure, ConnectionLost) and limit.is_over():
+                # The daemon has ended it a moment earlier.
+                failure = late(self.what, self.address, writes)
+            raise failure from None
         except asyncio.CancelledError:
             # The end of the connection cancels its calls, and nobody has cancelled this task.
             if not self.lifetime.closed or _is_cancelled():
                 raise
             raise self.lifetime.error(writes) from None
 
-    def stream(self, name: str, request: Any, writes: bool = False) -> Answers:
+    def stream(self, name: str, request: Any, limit: TimeLimit | None, writes: bool = False) -> Answers:
         """A call with many answers. Without a request it also takes many."""
         metadata = self._secrets.metadata(self.address, self._settings.tls)
         opened = self._transport.stream(self._connection(), METHODS[name], request, metadata)
-        answers = Answers(self, opened, writes)
+        # A call that takes many is sent at the pace of its caller: each answer of it has the whole time.
+        answers = Answers(self, opened, writes, limit, begun=request is None)
         self.lifetime.begin(answers)
         return answers
 
@@ -171,22 +177,30 @@ class Backend:
 class Answers:
     """The answers of one call, with errors as exceptions of this package."""
 
-    def __init__(self, backend: Backend, stream: Stream, writes: bool) -> None:
+    def __init__(self, backend: Backend, stream: Stream, writes: bool, limit: TimeLimit | None, begun: bool) -> None:
         self.backend = backend
-        self._stream, self._writes = stream, writes
+        self._stream, self._writes, self._limit = stream, writes, limit
+        self._begun = begun
 
-    async def read(self, limit: float | None = None) -> Any:
-        """The next message; `None` at the end. `ConnectionLost` if none comes within `limit` seconds."""
+    async def read(self, silence: float | None = None) -> Any:
+        """The next message; `None` at the end. If none comes in the time that the call has, the error is that of `late`; if none comes
+        within `silence` seconds, it is `ConnectionLost`."""
+        backend, limit = self.backend, self._limit
+        if limit is not None:
+            silence = limit.each if self._begun else limit.remaining()
         try:
-            return await self._stream.read(limit)
+            message = await self._stream.read(silence)
         except Silence:
-            backend = self.backend
-            raise ConnectionLost(f"the {backend.what} at {backend.address} has not responded for {limit} s") from None
+            if limit is not None:
+                raise late(backend.what, backend.address, self._writes) from None
+            raise ConnectionLost(f"the {backend.what} at {backend.address} has not responded for {silence} s") from None
         except Ended:
             self.backend.lifetime.check()
             raise ConnectionLost("the call was ended by this program") from None
         except grpc.RpcError as error:
             raise self.backend._failure(error, self._writes) from None
+        self._begun = True
+        return message
 
     async def send(self, message: Any) -> None:
         """Sends a message, if the call takes many. `None` says that there are no more."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from . import _frames
 from ._documents import document_of
 from ._messages import v1
-from ._pauses import Pauses
+from ._pauses import Pauses, TimeLimit
 from ._pool import Answers
 from ._session import Session
 from .errors import DriftError
@@ -26,8 +27,12 @@ class AsyncResults(Generic[T]):
     Iterating, `header` and `all` raise a `DriftError` if the read fails.
     """
 
-    def __init__(self, session: Session, name: str, request: Any, convert: Callable[[Any], Iterable[T]]) -> None:
+    def __init__(
+        self, session: Session, name: str, request: Any, convert: Callable[[Any], Iterable[T]], timeout: float | None
+    ) -> None:
         self._session, self._name, self._request, self._convert = session, name, request, convert
+        # A wrong one is refused here.
+        self._timeout = session.limit(timeout).each or math.inf
         self._answers: Answers | None = None
         self._header: Header | None = None
         self._ready: list[T] = []
@@ -84,7 +89,7 @@ class AsyncResults(Generic[T]):
         if self._answers is not None:
             return await self._answers.read()
         self._request.freshness.MergeFrom(self._session.freshness() or v1.Freshness())
-        first, self._answers = await self._session.open(self._name, self._request)
+        first, self._answers = await self._session.open(self._name, self._request, TimeLimit(self._timeout))
         return first
 
     def _take(self, message: Any) -> None:
@@ -99,8 +104,8 @@ class AsyncResults(Generic[T]):
 class AsyncRows(AsyncResults[Row]):
     """The rows of a select, in order. If a connection breaks, they continue after the last one at the next reader."""
 
-    def __init__(self, session: Session, request: Any) -> None:
-        super().__init__(session, "ReaderService/Select", request, lambda message: map(Row._of, message.rows))
+    def __init__(self, session: Session, request: Any, timeout: float | None) -> None:
+        super().__init__(session, "ReaderService/Select", request, lambda message: map(Row._of, message.rows), timeout)
         self._count = 0
 
     async def count(self) -> int:
@@ -138,7 +143,7 @@ class AsyncRows(AsyncResults[Row]):
             fresh = self._session.freshness(self._header)
             if fresh is not None:
                 self._request.freshness.CopyFrom(fresh)
-            first, self._answers = await self._session.open(self._name, self._request)
+            first, self._answers = await self._session.open(self._name, self._request, TimeLimit(self._timeout))
             return first
         return await self._answers.read()
 
@@ -146,8 +151,8 @@ class AsyncRows(AsyncResults[Row]):
 class AsyncQuery(AsyncResults[Any]):
     """The results of a statement, by its kind: `Row`, `Commit`, `RowDiff`, `TableInfo`, a count, a line of text, or a dict of columns."""
 
-    def __init__(self, session: Session, request: Any) -> None:
-        super().__init__(session, "ReaderService/Execute", request, self._results_of)
+    def __init__(self, session: Session, request: Any, timeout: float | None) -> None:
+        super().__init__(session, "ReaderService/Execute", request, self._results_of, timeout)
         #: The names of the columns of groups and aggregates, in order. Known with the first result.
         self.columns: tuple[str, ...] = ()
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ._address import Address, checked_token
 from ._messages import v1
-from ._pauses import Pauses
+from ._pauses import TimeLimit
 from ._pool import Answers, Backend, Lifetime, Pool, Secrets
 from ._transport import Transport
 from .errors import (
@@ -65,6 +65,10 @@ class Session:
         for backend in (*self.writers.all, *self.readers.all):
             await backend.close()
 
+    def limit(self, timeout: float | None) -> TimeLimit:
+        """How long a call waits that begins now."""
+        return TimeLimit(self.address.timeout if timeout is None else timeout)
+
     # What reads include.
 
     def include(self, token: Token) -> None:
@@ -79,6 +83,12 @@ class Session:
         """Forgets what was written and read, after a restore."""
         with self._lock:
             self._written = self._seen = None
+
+    def read_at(self, message: Any) -> Header:
+        """The state of an answer, which is noted."""
+        header = Header._of(message)
+        self.saw(header)
+        return header
 
     def saw(self, header: Header) -> None:
         """Notes a state that was read, so that no other reader returns an older one. A single reader never goes back."""
@@ -112,8 +122,8 @@ class Session:
 
     # Reads.
 
-    async def read(self, call: Callable[[Backend], Awaitable[T]]) -> T:
-        """Asks the readers in turn until one answers that is reachable and fresh enough."""
+    async def read(self, call: Callable[[Backend], Awaitable[T]], limit: TimeLimit) -> T:
+        """Asks the readers in turn until one answers that is reachable and fresh enough, or the time is over."""
         failed: DriftError | None = None
         # A broken connection may be an old one, to a reader that was restarted since: try again once.
         for _ in range(2):
@@ -126,9 +136,11 @@ class Session:
                 except DriftError as error:
                     if isinstance(error, EpochChanged):
                         self._history_changed()
-                    if error.code != "UNAVAILABLE":
+                    is_late = limit.is_over()
+                    if error.code == "UNAVAILABLE" or is_late:
+                        backend.set_aside()
+                    if error.code != "UNAVAILABLE" or is_late:
                         raise
-                    backend.set_aside()
                     broken |= isinstance(error, ConnectionLost)
                     # That a reader is behind says more than that one cannot be reached.
                     failed = error if failed is None or isinstance(error, ReplicaBehind) else failed
@@ -139,22 +151,26 @@ class Session:
                 break
         raise failed or ConnectionLost("no reader answered")
 
-    async def open(self, name: str, request: Any) -> tuple[Any, Answers]:
+    async def open(self, name: str, request: Any, limit: TimeLimit) -> tuple[Any, Answers]:
         """The first message of an answer of many, and the rest. If a reader fails before it, the next one is asked."""
 
         async def begin(backend: Backend) -> tuple[Any, Answers]:
-            answers = backend.stream(name, request)
-            return await answers.read(), answers
+            answers = backend.stream(name, request, limit)
+            try:
+                return await answers.read(), answers
+            except DriftError:
+                answers.cancel()
+                raise
 
-        first, answers = await self.read(begin)
+        first, answers = await self.read(begin, limit)
         if first is not None and first.HasField("header"):
             self.saw(Header._of(first.header))
         return first, answers
 
     # Writes.
 
-    def options(self, reason: str = "", actor: str = "", request_id: str = "") -> Any:
-        """The options of a commit, with a request id in any case."""
+    def options(self, reason: str = "", actor: str = "", request_id: str = "", timeout: float | None = None) -> Any:
+        """The options of a commit, with a request id in any case. The `timeout` is the client's, and not sent."""
         return v1.CommitOptions(request_id=request_id or str(uuid.uuid4()), reason=reason, actor=actor)
 
     def committed(self, message: Any) -> Token:
@@ -163,10 +179,12 @@ class Session:
         self.include(token)
         return token
 
-    async def write(self, call: Callable[[Backend], Awaitable[T]], is_safe: Callable[[], bool] = lambda: True) -> T:
-        """Sends a write until it succeeds, is refused, or the retry timeout is over. `is_safe`: whether it has a request id that
-        counts, so that it can be sent again if its answer is lost."""
-        pauses, unknown, tries = Pauses(self.address.retry_timeout), None, 0
+    async def write(
+        self, call: Callable[[Backend], Awaitable[T]], limit: TimeLimit, is_safe: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Sends a write until it succeeds, is refused, or its time or the retry timeout is over. `is_safe`: whether it has a request id
+        that counts, so that it can be sent again if its answer is lost."""
+        pauses, unknown, tries = limit.pauses(self.address.retry_timeout), None, 0
         while True:
             index, backend = self.writers.in_turn()
             tries += 1

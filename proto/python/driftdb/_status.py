@@ -9,7 +9,17 @@ import grpc
 
 from ._messages import status as details
 from ._messages import v1
-from .errors import BY_REASON, ConnectionLost, DriftError, OutcomeUnknown, QueryPlace, TlsFailed, Unreachable, Violation
+from .errors import (
+    BY_REASON,
+    ConnectionLost,
+    DriftError,
+    OutcomeUnknown,
+    QueryPlace,
+    StatementTimeout,
+    TlsFailed,
+    Unreachable,
+    Violation,
+)
 
 _DOMAIN = "driftdb.v1"
 # The library opens connections by itself, and says in this text that it could not: then nothing was sent. If a version says it
@@ -32,6 +42,8 @@ def error_of(error: Any, what: str, address: str, writes: bool) -> DriftError:
         failed = TlsFailed if _TLS.search(cause) else Unreachable
         hint = "" if failed is TlsFailed else f" (is driftdb-{what} running?)"
         return failed(f"cannot connect to the {what} at {address}: {cause}{hint}", metadata=metadata)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return late(what, address, writes)
     if code not in _LOST:
         return DriftError(message, code=code.name, metadata=metadata)
     broke = f"the connection to the {what} at {address} broke"
@@ -39,6 +51,14 @@ def error_of(error: Any, what: str, address: str, writes: bool) -> DriftError:
         text = f"{broke} before the answer, so the outcome of the write is unknown: {message}"
         return OutcomeUnknown(text, metadata=metadata)
     return ConnectionLost(f"{broke}: {message}", metadata=metadata)
+
+
+def late(what: str, address: str, writes: bool) -> DriftError:
+    """The exception if an answer did not come in the time that the call has."""
+    text, metadata = f"the {what} at {address} did not answer within the timeout", {"address": address}
+    if writes:
+        return OutcomeUnknown(f"{text}, so the outcome of the write is unknown", metadata=metadata)
+    return StatementTimeout(f"{text}; allow more time", metadata=metadata)
 
 
 def _with_reason(error: Any, code: str, message: str) -> DriftError | None:

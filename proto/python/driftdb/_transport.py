@@ -53,8 +53,8 @@ class Transport(Protocol):
     def open(self, address: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, Any]]) -> Any:
         """A connection, which is made when it is first needed."""
 
-    async def unary(self, channel: Any, method: Method, request: Any, metadata: Metadata) -> Any:
-        """A call with one answer."""
+    async def unary(self, channel: Any, method: Method, request: Any, metadata: Metadata, limit: float | None) -> Any:
+        """A call with one answer, which must come within `limit` seconds."""
 
     def stream(self, channel: Any, method: Method, request: Any, metadata: Metadata) -> Stream:
         """A call with many answers. Without a request it also takes many."""
@@ -85,9 +85,9 @@ class BlockingTransport:
             return grpc.insecure_channel(address, options)
         return grpc.secure_channel(address, credentials, options)
 
-    async def unary(self, channel: Any, method: Method, request: Any, metadata: Metadata) -> Any:
+    async def unary(self, channel: Any, method: Method, request: Any, metadata: Metadata, limit: float | None) -> Any:
         call = channel.unary_unary(method.path, method.serialize, method.parse)
-        return call(request, metadata=metadata)
+        return call(request, metadata=metadata, timeout=limit)
 
     def stream(self, channel: Any, method: Method, request: Any, metadata: Metadata) -> Stream:
         return _BlockingStream(channel, method, request, metadata)
@@ -198,9 +198,9 @@ class AsyncioTransport:
             return grpc.aio.insecure_channel(address, options)
         return grpc.aio.secure_channel(address, credentials, options)
 
-    async def unary(self, channel: Any, method: Method, request: Any, metadata: Metadata) -> Any:
+    async def unary(self, channel: Any, method: Method, request: Any, metadata: Metadata, limit: float | None) -> Any:
         call = channel.unary_unary(method.path, method.serialize, method.parse)
-        return await call(request, metadata=metadata)
+        return await call(request, metadata=metadata, timeout=limit)
 
     def stream(self, channel: Any, method: Method, request: Any, metadata: Metadata) -> Stream:
         return _AsyncioStream(channel, method, request, metadata)

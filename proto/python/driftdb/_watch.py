@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -85,6 +86,7 @@ class AsyncWatch:
     """Changes as they happen: in order, each once. If a connection breaks or a reader stops, the watch resumes at the next reader,
     after what was delivered, for as long as it takes.
 
+    It opens when the first of them is asked for, or with `open()`: without a start of its own it delivers what is committed after that.
     Iterate over it for changes, over `commits()` for whole commits, or over `events()` for everything; over one of them only.
     A loop ends with an error if the watch cannot go on: `BelowFloor` if the commits that come next were compacted, `EpochChanged` if
     the database was restored, and others that resuming does not help.
@@ -97,7 +99,10 @@ class AsyncWatch:
         self._answers: Answers | None = None
         self._is_open = False  # the first message of this stream has come
         self._was_open = False  # the first message of any stream has come
+        self._start: Header | None = None
         self._header: Header | None = None
+        # What came while the watch was opened.
+        self._early: deque[Event] = deque()
         self._joiner = CommitJoiner()
         self._pauses: Pauses | None = None
         self._pause: float | None = None
@@ -140,6 +145,17 @@ class AsyncWatch:
             self._token = self._next_token
             yield event
 
+    async def open(self) -> Header:
+        """Opens the watch now, and returns where it starts: it delivers every commit after `read_seq`. Without this call a watch opens
+        when the first change is asked for, and "now" is then. It waits for a reader for as long as it takes. `ClientClosed` if the watch
+        has ended."""
+        while self._start is None:
+            event = await self._receive()
+            if event is None:
+                raise ClientClosed("the watch has ended")
+            self._early.append(event)
+        return self._start
+
     def close(self) -> None:
         """Ends the watch."""
         self._ended = True
@@ -149,6 +165,11 @@ class AsyncWatch:
 
     async def next_event(self) -> Event | None:
         """The next event; `None` at the end. Cancelling the call, for example with a timeout, loses nothing."""
+        if self._early and not self._ended:
+            return self._early.popleft()
+        return await self._receive()
+
+    async def _receive(self) -> Event | None:
         while not self._ended:
             answers = self._answers
             try:
@@ -184,7 +205,7 @@ class AsyncWatch:
             # It was closed during the pause.
             return
         reader = next(self._session.readers.round())
-        self._answers, self._is_open = reader.stream("ReaderService/WatchDrift", self._request), False
+        self._answers, self._is_open = reader.stream("ReaderService/WatchDrift", self._request, None), False
 
     def _handle_break(self, error: DriftError) -> Event | None:
         if self._answers is not None:
@@ -243,6 +264,7 @@ class AsyncWatch:
     def _opened(self, header: Header) -> Event:
         if self._answers is not None:
             self._answers.backend.set_healthy()
+        self._start = self._start or header
         kind = "resumed" if self._was_open else "opened"
         self._is_open = self._was_open = True
         self._is_reported = False

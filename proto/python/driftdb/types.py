@@ -6,7 +6,7 @@ import enum
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from ._documents import Document, document_of, optional_document, time_of
 
@@ -174,17 +174,20 @@ class Commit:
 
 @dataclass(frozen=True)
 class RowDiff:
-    """A row that differs between two points in time. `patch` is a JSON Patch (RFC 6902); `None` if the row was added or removed."""
+    """A row that differs between two points in time. `patch` is a JSON Patch (RFC 6902); `None` if the row was added or removed, or if the
+    patch would be too large: then `patch_omitted` is true."""
 
     key: str
     before: Document | None
     after: Document | None
     patch: list[dict[str, Any]] | None
+    patch_omitted: bool = False
 
     @classmethod
     def _of(cls, message: Any) -> RowDiff:
         patch = json.loads(message.json_patch) if message.json_patch else None
-        return cls(message.key, optional_document(message, "before"), optional_document(message, "after"), patch)
+        before, after = optional_document(message, "before"), optional_document(message, "after")
+        return cls(message.key, before, after, patch, message.json_patch_omitted)
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,16 @@ class TableInfo:
             message.auto_key,
             message.problem,
         )
+
+
+class CommitOptions(TypedDict, total=False):
+    """The options of a write: why it is made and by whom, stored with the commit; an id with which it is not done twice; and how many
+    seconds the call waits."""
+
+    reason: str
+    actor: str
+    request_id: str
+    timeout: float | None
 
 
 @dataclass(frozen=True)

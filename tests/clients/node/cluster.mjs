@@ -37,6 +37,16 @@ class Daemon {
     return this;
   }
 
+  /** Stops the process with its connections open: it says nothing any more. */
+  async freeze() {
+    this.#child.kill("SIGSTOP");
+    while (!/\) T /.test(readFileSync(`/proc/${this.#child.pid}/stat`, "utf8"))) await sleep(5);
+  }
+
+  thaw() {
+    this.#child.kill("SIGCONT");
+  }
+
   async kill() {
     if (!running.delete(this.#child)) return;
     const ended = once(this.#child, "exit");

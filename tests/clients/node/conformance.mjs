@@ -90,8 +90,8 @@ class Scenario {
 
   // Clients and daemons.
 
-  connect(_, { client, token, ca, tls }) {
-    this.clients[client] = connect(this.cluster.url({ ca, tls }), { token: this.cluster.tokens[token] });
+  connect(_, { client, token, ca, tls, ...options }) {
+    this.clients[client] = connect(this.cluster.url({ ca, tls }), { token: this.cluster.tokens[token], ...options });
   }
 
   async unsafeToken(_, { url }) {
@@ -100,6 +100,22 @@ class Scenario {
 
   setToken(client, { token }) {
     client.setToken(this.cluster.tokens[token]);
+  }
+
+  freezeWriter() {
+    return this.cluster.writer.freeze();
+  }
+
+  thawWriter() {
+    this.cluster.writer.thaw();
+  }
+
+  freezeReader(_, { reader }) {
+    return this.cluster.readers[reader].freeze();
+  }
+
+  thawReader(_, { reader }) {
+    this.cluster.readers[reader].thaw();
   }
 
   killReader(_, { reader }) {
@@ -244,8 +260,9 @@ class Scenario {
 
   // Watches.
 
-  watch(client, { watch, table, ...options }) {
+  async watch(client, { watch, table, open = false, ...options }) {
     const opened = client.table(table).watch({ heartbeat: 1_000, ...camelFields(options) });
+    if (open) await opened.open();
     this.watches[watch] = { opened, commits: opened.commits() };
   }
 

@@ -200,6 +200,87 @@ async function errorsSayWhereAStatementIsWrong(cluster) {
   db.close();
 }
 
+async function isLate(call, error) {
+  const began = Date.now();
+  await assert.rejects(call, error);
+  const took = Date.now() - began;
+  assert.ok(took > 400 && took < 3_000, `it took ${took} ms`);
+}
+
+async function aWriteThatNoOneAnswersEndsWithItsTimeLimit() {
+  const frozen = await Cluster.start({ readers: 1 });
+  const [db, unlimited] = [connect(`${frozen.url()}?timeout=0.5`), connect(frozen.url())];
+  const table = await db.createTable("t");
+  await unlimited.table("t").put({ id: "a" });
+  await frozen.writer.freeze();
+  await isLate(table.put({ id: "b" }, { requestId: "mine" }), errors.OUTCOME_UNKNOWN);
+  await isLate(db.execute('INSERT INTO t {"id": "c"}'), errors.OUTCOME_UNKNOWN);
+  await isLate(table.ingest([{ id: "d" }]), errors.OUTCOME_UNKNOWN);
+  await isLate(unlimited.commit((commit) => commit.put("t", { id: "e" }), { timeout: 0.5 }), errors.OUTCOME_UNKNOWN);
+  await isLate(unlimited.createTable("u", { timeout: 0.5 }), errors.OUTCOME_UNKNOWN);
+  await isLate(unlimited.findCommit("mine", { timeout: 0.5 }), errors.STATEMENT_TIMEOUT);
+  frozen.writer.thaw();
+  // The writer goes on, and the same request finds out.
+  assert.ok((await table.put({ id: "b" }, { requestId: "mine", timeout: 20 })).seq > 0n);
+  db.close();
+  unlimited.close();
+  await frozen.close();
+}
+
+async function aReadThatNoOneAnswersEndsWithItsTimeLimit() {
+  const frozen = await Cluster.start({ readers: 1 });
+  const [db, unlimited] = [connect(frozen.url(), { timeout: 0.5 }), connect(frozen.url())];
+  const table = await db.createTable("t");
+  unlimited.include((await table.put({ id: "a" })).token);
+  assert.ok(await unlimited.table("t").get("a", { timeout: 20 }));
+  const watch = table.watch({ afterSeq: 0n, heartbeat: 60_000 });
+  assert.equal((await watch.next()).value.kind, "schema");
+  const [reader] = frozen.readers;
+  await reader.freeze();
+  await isLate(table.get("a"), errors.STATEMENT_TIMEOUT);
+  await isLate(table.select().all(), errors.STATEMENT_TIMEOUT);
+  await isLate(db.status(), errors.STATEMENT_TIMEOUT);
+  await isLate(unlimited.table("t").count("", [], { timeout: 0.5 }), errors.STATEMENT_TIMEOUT);
+  await isLate(unlimited.query("SELECT * FROM t", [], { timeout: 0.5 }).all(), errors.STATEMENT_TIMEOUT);
+  reader.thaw();
+  // A watch has no limit: it waits for changes.
+  assert.equal((await watch.next()).value.key, "a");
+  assert.ok(await table.get("a", { timeout: Infinity }));
+  db.close();
+  unlimited.close();
+  await frozen.close();
+}
+
+async function aWatchOpensWhenItIsAskedTo(cluster) {
+  const db = connect(cluster.url());
+  const table = await db.createTable("opened");
+  await table.put({ id: "before" });
+  const watch = table.watch();
+  const start = await watch.open();
+  const after = await table.put({ id: "after" });
+  const { value } = await watch.next();
+  assert.deepEqual([value.key, value.seq], ["after", after.seq]);
+  assert.ok(after.seq > start.readSeq);
+  watch.close();
+  const closed = table.watch();
+  closed.close();
+  await assert.rejects(closed.open(), ClientClosed);
+  db.close();
+}
+
+function anOptionComesBeforeTheAddress() {
+  connect("driftdb://127.0.0.1:1?token_file=/does/not/exist", { token: "mine" }).close();
+  assert.throws(() => connect("driftdb://127.0.0.1:1?token_file=/does/not/exist"), errors.ARGUMENT_INVALID);
+}
+
+async function aTimeLimitIsATime() {
+  for (const timeout of [0, -1, NaN, "5"]) {
+    assert.throws(() => connect("driftdb://w,r", { timeout }), errors.ARGUMENT_INVALID);
+    assert.throws(() => connect("driftdb://w,r").table("t").select("", [], { timeout }), errors.ARGUMENT_INVALID);
+    await assert.rejects(connect("driftdb://w,r").table("t").ingest([], { timeout }), errors.ARGUMENT_INVALID);
+  }
+}
+
 eachReasonHasAClass();
 theTypesAreThoseOfTheCode();
 jsonIsExact();
@@ -214,6 +295,11 @@ await aLoadSaysWhatWasLoadedBefore(cluster);
 await noProxyIsBetweenAClientAndItsDaemons(cluster);
 await aTokenCountsACommitOnlyWhenItsChangesAreTaken(cluster);
 await errorsSayWhereAStatementIsWrong(cluster);
+await aWriteThatNoOneAnswersEndsWithItsTimeLimit();
+await aReadThatNoOneAnswersEndsWithItsTimeLimit();
+await aTimeLimitIsATime();
+await aWatchOpensWhenItIsAskedTo(cluster);
+anOptionComesBeforeTheAddress();
 await cluster.close();
 // Nothing that was closed keeps the program: it ends by itself.
 console.log("node package: ok");

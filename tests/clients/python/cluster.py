@@ -28,6 +28,14 @@ class Process:
         self.address = said.removeprefix("listening on ")
         assert self.address != said, f"{self.name} printed {said!r} instead of its address"
 
+    def freeze(self):
+        """Stops the process with its connections open: it says nothing any more."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

@@ -116,14 +116,26 @@ class Scenario:
 
     # Clients and daemons.
 
-    async def open(self, _, client, token=None, ca="certs", tls=None):
-        self.clients[client] = self.connect(self.cluster.url(tls, ca), token=self.cluster.tokens.get(token, ""))
+    async def open(self, _, client, token=None, ca="certs", tls=None, **options):
+        self.clients[client] = self.connect(self.cluster.url(tls, ca), token=self.cluster.tokens.get(token, ""), **options)
 
     async def unsafe_token(self, client, url):
         await got(self.connect(url, token="secret").table("t").get("a"))
 
     async def set_token(self, client, token):
         client.set_token(self.cluster.tokens[token])
+
+    async def freeze_writer(self, client):
+        self.cluster.writer.freeze()
+
+    async def thaw_writer(self, client):
+        self.cluster.writer.thaw()
+
+    async def freeze_reader(self, client, reader):
+        self.cluster.readers[reader].freeze()
+
+    async def thaw_reader(self, client, reader):
+        self.cluster.readers[reader].thaw()
 
     async def kill_reader(self, client, reader):
         self.cluster.readers[reader].kill()
@@ -253,8 +265,10 @@ class Scenario:
 
     # Watches.
 
-    async def watch(self, client, watch, table, where="", params=(), **options):
+    async def watch(self, client, watch, table, where="", params=(), open=False, **options):
         self.watches[watch] = client.table(table).watch(where, *params, heartbeat=1, **options)
+        if open:
+            await got(self.watches[watch].open())
 
     async def expect_changes(self, client, watch, expect):
         self.compare([await following(self.watches[watch]) for _ in expect], expect)

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import decimal
 import inspect
+import math
 import re
 import socket
 import threading
@@ -15,6 +16,8 @@ import driftdb
 import pytest
 from driftdb._pauses import Pauses
 from driftdb._transport import run
+
+from cluster import Cluster
 
 pytest_plugins = ["driftdb.testing"]
 
@@ -393,3 +396,155 @@ def test_the_parameters_of_a_history_are_a_list_or_a_dict(driftdb_database):
 def test_half_a_character_is_refused(driftdb_database):
     with pytest.raises(driftdb.DocumentInvalid):
         driftdb_database.create_table("t").put({"id": "\ud800"})
+
+
+@pytest.fixture
+def frozen():
+    """A writer and a reader, which a test can freeze."""
+    cluster = Cluster(readers=1)
+    yield cluster
+    cluster.close()
+
+
+def test_a_write_that_no_one_answers_ends_with_its_time_limit_and_an_unknown_outcome(frozen):
+    # The limit of the client, that of a call, and that of a commit.
+    with driftdb.connect(f"{frozen.url()}?timeout=0.5") as db, driftdb.connect(frozen.url()) as unlimited:
+        db.create_table("t")
+        unlimited.table("t").put({"id": "a"})
+        frozen.writer.freeze()
+        for write in (
+            lambda: db.table("t").put({"id": "b"}, request_id="mine"),
+            lambda: db.execute('INSERT INTO t {"id": "c"}'),
+            lambda: db.table("t").ingest([{"id": "d"}]),
+            lambda: unlimited.table("t").put({"id": "e"}, timeout=0.5),
+            lambda: unlimited.create_table("u", timeout=0.5),
+        ):
+            began = time.monotonic()
+            with pytest.raises(driftdb.OutcomeUnknown):
+                write()
+            assert 0.4 < time.monotonic() - began < 3
+        began = time.monotonic()
+        with pytest.raises(driftdb.OutcomeUnknown), unlimited.commit(timeout=0.5) as commit:
+            commit.put("t", {"id": "f"})
+        with pytest.raises(driftdb.StatementTimeout):
+            unlimited.find_commit("mine", timeout=0.5)
+        assert time.monotonic() - began < 5
+        frozen.writer.thaw()
+        # The writer goes on, and the same request finds out.
+        assert db.table("t").put({"id": "b"}, request_id="mine", timeout=20).seq > 0
+        assert db.table("t").get("b")["id"] == "b"
+
+
+def test_a_read_that_no_one_answers_ends_with_its_time_limit(frozen):
+    with driftdb.connect(f"{frozen.url()}?timeout=0.5") as db, driftdb.connect(frozen.url()) as unlimited:
+        unlimited.include(db.create_table("t").put({"id": "a"}).token)
+        assert unlimited.table("t").get("a", timeout=20)["id"] == "a"
+        watch = db.table("t").watch(after_seq=0, heartbeat=60)
+        assert next(watch).kind == "schema"
+        rows = db.table("t").select()
+        frozen.readers[0].freeze()
+        for read in (
+            lambda: db.table("t").get("a"),
+            rows.all,
+            db.status,
+            lambda: unlimited.table("t").count(timeout=0.5),
+            lambda: unlimited.query("SELECT * FROM t", timeout=0.5).all(),
+        ):
+            began = time.monotonic()
+            with pytest.raises(driftdb.StatementTimeout):
+                read()
+            assert 0.4 < time.monotonic() - began < 3
+        frozen.readers[0].thaw()
+        # A watch has no limit: it waits for changes.
+        assert next(watch).key == "a"
+        # And a call can have none.
+        assert db.table("t").get("a", timeout=math.inf)["id"] == "a"
+
+
+def test_the_time_limit_of_an_asyncio_call(frozen):
+    async def call():
+        async with driftdb.connect_async(frozen.url(), timeout=0.5) as db:
+            table = await db.create_table("t")
+            for daemon in (frozen.writer, frozen.readers[0]):
+                daemon.freeze()
+            with pytest.raises(driftdb.OutcomeUnknown):
+                await asyncio.wait_for(table.put({"id": "a"}), 5)
+            with pytest.raises(driftdb.StatementTimeout):
+                await asyncio.wait_for(table.select().all(), 5)
+
+    asyncio.run(call())
+
+
+def test_a_time_limit_is_a_time():
+    for timeout in (0, -1, float("nan")):
+        with pytest.raises(driftdb.ArgumentInvalid):
+            driftdb.connect("driftdb://w,r", timeout=timeout)
+        with pytest.raises(driftdb.ArgumentInvalid):
+            driftdb.connect("driftdb://w,r").table("t").select(timeout=timeout)
+
+
+def test_an_argument_comes_before_the_address():
+    url = "driftdb://127.0.0.1:1?token_file=/does/not/exist&timeout=5"
+    settings = driftdb.connect(url, token="mine", timeout=7)._database._session.address
+    assert (settings.bearer(), settings.timeout) == ("mine", 7)
+
+
+def test_every_write_has_the_options_of_a_commit(driftdb_database):
+    table = driftdb_database.create_table("t", reason="setup", actor="anna", request_id="create")
+    options = {"reason": "why", "actor": "anna"}
+    put = table.put({"id": "a", "n": 1}, request_id="put", **options)
+    assert table.put({"id": "a", "n": 1}, request_id="put", **options).replayed
+    table.patch("a", {"n": 2}, request_id="patch", **options)
+    assert table.revert("a", put, request_id="revert", if_seq=put.seq + 1, **options).seq == put.seq + 2
+    with pytest.raises(driftdb.PreconditionFailed):
+        table.revert("a", put, if_seq=put.seq)
+    table.delete("a", request_id="delete", **options)
+    driftdb_database.execute('INSERT INTO t {"id": "b"}', request_id="execute", **options)
+    commits = list(table.history(start=put.seq - 1))
+    assert len(commits) == 5 and all((commit.actor, commit.reason) == ("anna", "why") for commit in commits)
+    for request_id in ("create", "put", "patch", "revert", "delete", "execute"):
+        assert driftdb_database.find_commit(request_id) is not None
+    with pytest.raises(TypeError):
+        table.put({"id": "c"}, reasons="?")
+
+
+def test_a_patch_that_is_too_large_is_said_to_be_omitted(driftdb_database):
+    table = driftdb_database.create_table("t")
+    # The patch names the fields of both rows.
+    first = table.put({"id": "a"} | {f"x{number:05}": number for number in range(45_000)})
+    table.put({"id": "a"} | {f"y{number:05}": number for number in range(45_000)})
+    table.put({"id": "b"})
+    large, added = table.diff(first)
+    assert (large.patch, large.patch_omitted) == (None, True)
+    assert (added.patch, added.patch_omitted) == (None, False)
+
+
+def test_tables_and_their_description_are_reads(driftdb_server):
+    [writer, reader] = driftdb_server.url.removeprefix("driftdb://").split(",")
+    with driftdb.connect(f"driftdb://{writer},{reader},{reader}") as db, driftdb_server.connect() as other:
+        for number, read in enumerate((db.tables, lambda: db.table("seen0").describe(), db.status)):
+            made = other.create_table(f"seen{number}").describe().created_seq
+            until = time.monotonic() + 20
+            while (db._database._session.freshness() or other._database._session.freshness()).min_seq < made:
+                read()
+                assert time.monotonic() < until
+
+
+def test_a_watch_opens_when_it_is_asked_to(driftdb_database):
+    table = driftdb_database.create_table("t")
+    table.put({"id": "before"})
+    watch = table.watch()
+    start = watch.open()
+    assert watch.open() == start
+    after = table.put({"id": "after"})
+    change = next(watch)
+    assert (change.key, change.seq) == ("after", after.seq) and after.seq > start.read_seq
+    watch.close()
+    with pytest.raises(driftdb.ClientClosed):
+        closed = table.watch()
+        closed.close()
+        closed.open()
+    events = (watch := table.watch()).events()
+    watch.open()
+    assert next(events).kind == "opened"
+    watch.close()
