@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use driftdb_common::bucket::chain::ends;
 use driftdb_common::bucket::mirror::Mirror;
-use driftdb_common::bucket::restore::{RestoreProgress, RestoreRequest, restore};
+use driftdb_common::bucket::restore::{RestoreProgress, RestoreRequest};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::service::clock::now_ms;
@@ -20,7 +20,7 @@ use driftdb_common::storage::fs::sim::{CrashPolicy, SimDisk};
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::table::point_in_time::CommitBound;
 
-use crate::harness::buckets::{driftctl_lines, text};
+use crate::harness::buckets::{driftctl_lines, once_free, restore, text};
 use crate::harness::condition::Random;
 use crate::harness::sim_bucket::{Faults, SimBucket};
 use crate::harness::*;
@@ -198,7 +198,7 @@ async fn files_of_one_history_are_not_completed_with_those_of_another() {
     let (store, fs) = (BucketStore::open(&url).unwrap(), OsFileSystem::shared());
     // A copy that was interrupted in its base, and one that was whole.
     let [begun, whole] = ["begun", "whole"].map(|name| DataDir::new(home.path().join(name)));
-    let open = |dir: &DataDir| Mirror::open(store.clone(), Arc::clone(&fs), dir).unwrap();
+    let open = |dir: &DataDir| once_free(|| Mirror::open(store.clone(), Arc::clone(&fs), dir)).unwrap();
     let stop = |_| Err(Error::new(Reason::Cancelled, "interrupted"));
     open(&begun).catch_up(ends(&store).unwrap(), &mut { stop }).unwrap_err();
     let mut mirror = open(&whole);

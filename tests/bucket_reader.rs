@@ -18,7 +18,7 @@ use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 
 use crate::harness::buckets::{
-    BackedUp, WRITER, driftctl, driftctl_lines, reader_status, text, until_reader, until_serving,
+    BackedUp, WRITER, driftctl, driftctl_lines, once_free, reader_status, text, until_reader, until_serving,
 };
 use crate::harness::condition::Random;
 use crate::harness::lane::by_lane;
@@ -264,7 +264,7 @@ async fn processes_that_live_shortly_leave_no_files_that_nobody_needs() {
     let (store, fs) = (BucketStore::open(&made.url()).unwrap(), OsFileSystem::shared());
     let last = driftdb_common::bucket::chain::ends(&store).unwrap().last;
     let cache = made.home.path().join("cache");
-    let open = || Mirror::open(store.clone(), Arc::clone(&fs), &DataDir::new(&cache)).unwrap();
+    let open = || once_free(|| Mirror::open(store.clone(), Arc::clone(&fs), &DataDir::new(&cache))).unwrap();
     for last in 2..=last {
         let mut mirror = open();
         mirror.catch_up(LogEnds { first: 1, last }, &mut |_| Ok(())).unwrap();

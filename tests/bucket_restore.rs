@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::bucket::mirror::materialize;
-use driftdb_common::bucket::restore::{RestoreProgress, RestoreRequest, restore};
+use driftdb_common::bucket::restore::{RestoreProgress, RestoreRequest};
 use driftdb_common::bucket::store::BucketStore;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::service::clock::now_ms;
@@ -20,7 +20,7 @@ use driftdb_common::storage::layout::DataDir;
 use driftdb_common::table::format_time;
 use driftdb_common::table::point_in_time::CommitBound;
 
-use crate::harness::buckets::{BackedUp, driftctl, driftctl_lines, text};
+use crate::harness::buckets::{BackedUp, driftctl, driftctl_lines, restore, text};
 use crate::harness::condition::Random;
 use crate::harness::lane::by_lane;
 use crate::harness::*;

@@ -3,8 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use driftdb::v1;
+use driftdb_common::bucket::restore::{self, RestoreProgress, RestoreRequest, RestoredDatabase};
+use driftdb_common::bucket::store::BucketStore;
+use driftdb_common::error::{Error, Reason};
+use driftdb_common::storage::fs::FileSystem;
 use serde_json::Value;
 
 use super::random_writer::RandomWriter;
@@ -226,5 +232,29 @@ impl BackedUp {
         }
         let commits = commits_until(&mut reader, seq).await;
         assert_eq!(commits[..], self.commits[..usize::try_from(seq).unwrap()]);
+    }
+}
+
+/// Restores in this process, once the locks of an earlier attempt are free.
+pub fn restore(
+    store: &BucketStore,
+    fs: &Arc<dyn FileSystem>,
+    target: &Path,
+    request: RestoreRequest<'_>,
+    progress: &mut dyn FnMut(RestoreProgress) -> Result<(), Error>,
+) -> Result<RestoredDatabase, Error> {
+    once_free(|| restore::restore(store, fs, target, request, progress))
+}
+
+/// Does what takes a lock that this process has just given up. A process that another test starts has it, too, until it runs its program.
+pub fn once_free<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match attempt() {
+            Err(error) if error.reason() == Reason::DatabaseLocked && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
     }
 }
