@@ -28,9 +28,6 @@ const LAST_RESORT: Duration = Duration::from_millis(1000);
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long tasks that read files are waited for, once the daemon has ended.
 const LEFTOVER_TASKS: Duration = Duration::from_millis(300);
-/// After how many tasks a thread that always has one to run looks for what has come over the network. Tokio's own number, 61, lets a few
-/// connections that send all the time keep the call of another one waiting for 61 of their turns.
-const TASKS_PER_LOOK: u32 = 16;
 
 /// Has the kernel give this process memory in small pages. With huge pages, the first byte of each region that the allocator
 /// begins costs 2 MiB and the time to clear them; after a load a quarter to a third of the daemons' memory was never used.
@@ -71,8 +68,7 @@ fn try_run(
     }
     descriptors::raise_limit();
     use_small_pages();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(TASKS_PER_LOOK).build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("cannot start the async runtime", &e))?;
     let shutdown = CancellationToken::new();
     end_on_signals(program, shutdown.clone())?;

@@ -42,7 +42,7 @@ const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
 /// The bytes and the time after which a connection yields to others. HTTP/2 would otherwise read until the socket is empty, and a client
 /// that sends small frames as fast as it can would keep a thread for tens of milliseconds at a time.
 const BYTES_PER_TURN: usize = 64 << 10;
-const TIME_PER_TURN: Duration = Duration::from_micros(200);
+const TIME_PER_TURN: Duration = Duration::from_micros(500);
 /// Bytes of a request that the client can send before the call reads them.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 
