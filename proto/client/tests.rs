@@ -48,7 +48,8 @@ async fn only_the_retry_timeout_limits_how_often_a_write_is_tried() {
     let script = StubScript::new(&acts);
     let options = ClientOptions { retry_timeout: Duration::from_secs(120), ..options() };
     let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
-    assert_eq!(client.insert("t", "{}").await.unwrap().seq, 26);
+    assert_eq!(client.insert("t", "{}").await.unwrap().seq, 1);
+    assert_eq!(script.times_asked(), 26);
 }
 
 #[tokio::test]
