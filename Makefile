@@ -28,7 +28,7 @@ test-quick: ## Run the quick tests (5 min on 2 cores, after compiling)
 test: test-quick ## Run the quick and the slow tests (15 min on 2 cores, after compiling)
 	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored --test-threads 3
 
-# Of the whole workspace, because the features of the libraries are then those of the other tests, which have compiled them.
+# Of the whole workspace, because most libraries then have the features that they have for the other tests, and are not compiled again.
 test-parquet: ## Test the export to Parquet, which is behind a feature of driftctl
 	$(CARGO) test $(LOCKED) --workspace --features driftctl/parquet --lib export::
 

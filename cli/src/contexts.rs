@@ -69,10 +69,13 @@ fn path_of(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 impl ContextsFile {
     /// Reads the file of this user. It is empty if it does not exist.
     pub(crate) fn open() -> Result<ContextsFile> {
-        let path = path_of(|name| env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
+        ContextsFile::read(ContextsFile::own_path()?)
+    }
+
+    fn own_path() -> Result<PathBuf> {
+        path_of(|name| env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
             invalid("there is no place for contexts: set HOME or XDG_CONFIG_HOME to an absolute path")
-        })?;
-        ContextsFile::read(path)
+        })
     }
 
     fn read(path: PathBuf) -> Result<ContextsFile> {

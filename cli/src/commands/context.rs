@@ -18,13 +18,12 @@ pub(crate) fn run(
     given: &GivenOptions,
     out: &mut Printer,
 ) -> CliResult {
-    let file = ContextsFile::open()?;
     match args.command {
-        ContextCommand::List => list(&file, global, out),
-        ContextCommand::Show { name } => show(&file, name, global, out),
-        ContextCommand::Use(args) => switch(ContextsEditor::open(file)?, args),
-        ContextCommand::Add(args) => add(ContextsEditor::open(file)?, args, global, given),
-        ContextCommand::Remove { name } => remove(ContextsEditor::open(file)?, &name),
+        ContextCommand::List => list(&ContextsFile::open()?, global, out),
+        ContextCommand::Show { name } => show(&ContextsFile::open()?, name, global, out),
+        ContextCommand::Use(args) => switch(ContextsEditor::open()?, args),
+        ContextCommand::Add(args) => add(ContextsEditor::open()?, args, global, given),
+        ContextCommand::Remove { name } => remove(ContextsEditor::open()?, &name),
     }
 }
 

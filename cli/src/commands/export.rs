@@ -75,8 +75,7 @@ pub(crate) async fn run(
     database: &mut DatabaseHandle,
     out: &mut Printer,
 ) -> CliResult {
-    let (table, file) = (args.target.table().to_owned(), args.target.file());
-    let file = file.to_owned();
+    let (table, file) = (args.target.table().to_owned(), args.target.file().to_owned());
     let format = format(global, given, &file)?;
     let labels = labels(&args.columns)?;
     statement::parse_params(&args.param)?;

@@ -1,7 +1,7 @@
 //! Changes of the file with the contexts, which leave in place what the user has written there besides: comments, and the order.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,24 +28,28 @@ pub(crate) struct ContextsEditor {
 }
 
 impl ContextsEditor {
-    /// Waits until nobody else changes the file, and reads it again.
-    pub(crate) fn open(file: ContextsFile) -> Result<ContextsEditor> {
-        let failed = |e: io::Error| cannot_write(&file.path, &e);
+    /// Reads the file of this user, once nobody else changes it. Blocks the thread: this program does nothing else meanwhile.
+    pub(crate) fn open() -> Result<ContextsEditor> {
+        ContextsEditor::open_at(ContextsFile::own_path()?)
+    }
+
+    fn open_at(path: PathBuf) -> Result<ContextsEditor> {
+        let failed = |e: io::Error| cannot_write(&path, &e);
         let disk = OsFileSystem::shared();
-        disk.create_dir(file.path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
-        let (lock_path, began) = (file.path.with_extension("toml.lock"), Instant::now());
+        disk.create_dir(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+        let (lock_path, began) = (path.with_extension("toml.lock"), Instant::now());
         let lock = loop {
             match disk.lock(&lock_path).map_err(failed)? {
                 Some(lock) => break lock,
                 None if began.elapsed() > LOCK_PATIENCE => {
                     let message =
-                        format!("{} is being changed by another driftctl; try again", file.path.display());
+                        format!("{} is being changed by another driftctl; try again", path.display());
                     return Err(Error::new(Reason::Overloaded, message));
                 }
                 None => thread::sleep(LOCK_PAUSE),
             }
         };
-        let file = ContextsFile::read(file.path)?;
+        let file = ContextsFile::read(path)?;
         let mut document = file
             .text
             .as_deref()
@@ -156,7 +160,7 @@ mod tests {
         if !text.is_empty() {
             fs::create_small_output(&path, text.as_bytes(), true).unwrap();
         }
-        let mut editor = ContextsEditor::open(ContextsFile::read(path.clone()).unwrap()).unwrap();
+        let mut editor = ContextsEditor::open_at(path.clone()).unwrap();
         change(&mut editor);
         editor.save().unwrap();
         ContextsFile::read(path).unwrap().text.unwrap()

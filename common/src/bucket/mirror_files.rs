@@ -66,7 +66,7 @@ impl BegunBase {
     }
 }
 
-/// A file of which only the first bytes were copied.
+/// A file that was copied in part, from its start on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct UnfinishedFile {
     /// Its path. A layer or an index has a temporary name as long as it is not whole.

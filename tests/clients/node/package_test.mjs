@@ -220,7 +220,7 @@ async function aWriteThatNoOneAnswersEndsWithItsTimeLimit() {
   await isLate(unlimited.createTable("u", { timeout: 0.5 }), errors.OUTCOME_UNKNOWN);
   await isLate(unlimited.findCommit("mine", { timeout: 0.5 }), errors.STATEMENT_TIMEOUT);
   frozen.writer.thaw();
-  // The writer goes on, and the same request finds out.
+  // The writer continues, and the same request id shows what it did.
   assert.ok((await table.put({ id: "b" }, { requestId: "mine", timeout: 20 })).seq > 0n);
   db.close();
   unlimited.close();

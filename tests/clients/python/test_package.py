@@ -430,7 +430,7 @@ def test_a_write_that_no_one_answers_ends_with_its_time_limit_and_an_unknown_out
             unlimited.find_commit("mine", timeout=0.5)
         assert time.monotonic() - began < 5
         frozen.writer.thaw()
-        # The writer goes on, and the same request finds out.
+        # The writer continues, and the same request id shows what it did.
         assert db.table("t").put({"id": "b"}, request_id="mine", timeout=20).seq > 0
         assert db.table("t").get("b")["id"] == "b"
 
