@@ -13,10 +13,10 @@ pub(crate) async fn dispatch(cli: Cli, given: &GivenOptions, out: &mut Printer) 
     match cli.command {
         Command::Init(args) => commands::init::run(args, out).await,
         Command::Dev(args) => commands::dev::run(args, &global, out).await,
-        Command::Demo(args) => commands::demo::run(&args, out).await,
+        Command::Demo(args) => Box::pin(commands::demo::run(&args, out)).await,
         Command::Bench(args) => {
             token::load(&global)?;
-            commands::bench::run(&args, &global, out).await
+            Box::pin(commands::bench::run(&args, &global, out)).await
         }
         Command::Token(args) => commands::token::run(args, out),
         Command::Auth(args) => commands::auth::run(args, out),
@@ -40,10 +40,10 @@ pub(crate) async fn dispatch(cli: Cli, given: &GivenOptions, out: &mut Printer) 
             let mut database = DatabaseHandle::new(&global);
             let outcome = match command {
                 Command::Export(args) => {
-                    commands::export::run(args, (&global, given), &mut database, out).await
+                    Box::pin(commands::export::run(args, (&global, given), &mut database, out)).await
                 }
                 Command::Top(args) => commands::top::run(args, given, &mut database, out).await,
-                command => run_on_database(command, &mut database, out).await,
+                command => Box::pin(run_on_database(command, &mut database, out)).await,
             };
             // If both fail, the error of the command is the cause.
             outcome.and(database.close().await.map_err(Failure::from))

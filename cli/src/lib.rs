@@ -74,7 +74,7 @@ async fn run(cli: Cli, given: &GivenOptions, output: &mut Printer) -> u8 {
     // At a prompt Ctrl-C stops the running statement, not the program.
     let prompts = matches!(cli.command, Command::Shell) && io::stdin().is_terminal();
     let ended = {
-        let work = dispatch(cli, given, output);
+        let work = Box::pin(dispatch(cli, given, output));
         if serves {
             Ok(work.await)
         } else {

@@ -19,7 +19,7 @@ pub(crate) async fn driftctl(args: &[&str]) -> (CliResult, String) {
     args::check(&cli).unwrap();
     let sink = Sink::default();
     let mut output = Printer::new(Box::new(sink.clone()), cli.global.output.unwrap_or(Format::Jsonl));
-    let outcome = crate::dispatch::dispatch(cli, &given, &mut output).await;
+    let outcome = Box::pin(crate::dispatch::dispatch(cli, &given, &mut output)).await;
     let outcome = match outcome {
         Ok(()) => output.finish(),
         Err(failure) => output.end_result().and(Err(failure)),

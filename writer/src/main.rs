@@ -44,9 +44,9 @@ async fn serve(
 ) -> Result<()> {
     let listen = async || daemon::listen(args.listen, security, monitor).await;
     if args.standby {
-        return stand_by(args.config(), listen().await?, shutdown).await;
+        return Box::pin(stand_by(args.config(), listen().await?, shutdown)).await;
     }
-    open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
+    Box::pin(open_and_serve(args.config(), listen, shutdown)).await.map_err(with_standby_hint)
 }
 
 /// Adds what the operator can do about a database that another writer holds.

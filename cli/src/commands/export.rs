@@ -103,12 +103,13 @@ pub(crate) async fn run(
     };
     let (written, ingest_options) = match format {
         ExportFormat::Jsonl => (write_lines(rows, &mut target).await?, Vec::new()),
-        ExportFormat::Csv => write_sheet(rows, (request, labels), database, &mut target).await?,
+        ExportFormat::Csv => Box::pin(write_sheet(rows, (request, labels), database, &mut target)).await?,
         #[cfg(feature = "parquet")]
         ExportFormat::Parquet => {
             let facts = [("table", &table), ("seq", &seq.to_string()), ("time", &time)];
             let facts = facts.map(|(name, value)| (format!("driftdb.{name}"), value.clone()));
-            let written = write_parquet(rows, (request, labels), database, facts.into(), &mut target).await?;
+            let written =
+                Box::pin(write_parquet(rows, (request, labels), database, facts.into(), &mut target)).await?;
             (written, Vec::new())
         }
         #[cfg(not(feature = "parquet"))]

@@ -61,18 +61,18 @@ pub(crate) async fn run(args: &BenchArgs, global: &GlobalArgs, out: &mut Printer
         return print(&report, out);
     }
     if args.tls {
-        report.append(security::measure(&bench).await?);
+        report.append(Box::pin(security::measure(&bench)).await?);
         return print(&report, out);
     }
     if let Some(url) = &args.bucket {
-        report.append(shipping::measure(&bench, url).await?);
+        report.append(Box::pin(shipping::measure(&bench, url)).await?);
         return print(&report, out);
     }
     print(&report, out)?;
     let mut reports = Vec::new();
     if BenchPhase::DEFAULT.iter().any(|phase| bench.wants(*phase)) {
         for events in args.history.iter().copied() {
-            let report = Phases::measure(&bench, events).await?;
+            let report = Box::pin(Phases::measure(&bench, events)).await?;
             print(&report, out)?;
             reports.push(report);
         }

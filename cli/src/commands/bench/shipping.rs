@@ -88,7 +88,7 @@ struct ShippedRuns {
 pub(super) async fn measure(bench: &Bench<'_>, url: &str) -> Result<BenchReport> {
     let folder = BenchFolder::new(url);
     folder.check().await?;
-    let measured = measure_in(bench, &folder).await;
+    let measured = Box::pin(measure_in(bench, &folder)).await;
     // Also after a failure, which counts then.
     let removed = folder.remove(&MODES.map(ShippingMode::name)).await;
     let report = measured?;
